@@ -1,0 +1,34 @@
+"""DN2 and PANDA image anomaly detection for anomalib.
+
+Importing this package makes anomalib know its models and datamodules. The import itself is light: the models, and
+with them torch and anomalib, are loaded when a name is first used, or as soon as anomalib's own models are.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from panda_anomalib.registration import register_with_anomalib
+
+if TYPE_CHECKING:
+    from panda_anomalib.data import OneClassFolder as OneClassFolder
+    from panda_anomalib.engine import Engine as Engine
+    from panda_anomalib.models import Dn2 as Dn2
+
+__version__ = "0.1.0"
+__all__ = ["Dn2", "Engine", "OneClassFolder", "__version__"]
+
+_HOME = {"Dn2": "models", "Engine": "engine", "OneClassFolder": "data"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute can be anything
+    """Load a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names are {', '.join(__all__)}.")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register_with_anomalib()

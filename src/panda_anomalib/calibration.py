@@ -1,0 +1,152 @@
+"""Distance -> threshold, bounded score, p-value; all from normal images alone.
+
+anomalib's post-processor needs anomalous images for its threshold, clamps scores to [0, 1], which makes ties, and
+compares with 0.5 whatever the threshold is when normalisation is off. This one takes the distances of normal images
+that a scorer had not seen, and maps distances to scores strictly monotonically: AUROC of the scores is AUROC of the
+distances.
+"""
+
+import logging
+import math
+from typing import Any
+
+import torch
+from anomalib.data import Batch, InferenceBatch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from typing_extensions import override
+
+__all__ = ["Calibration", "conformal_p_values", "conformal_threshold"]
+
+logger = logging.getLogger(__name__)
+
+
+def conformal_threshold(distances: Tensor, false_positive_rate: float) -> Tensor:
+    """Split-conformal threshold: the ``ceil((M + 1)(1 - rate))``-th smallest of M normal distances.
+
+    For normal images exchangeable with those, the expected share above it is at most ``false_positive_rate``. With
+    fewer than ``1 / rate - 1`` distances no finite threshold has that guarantee; the largest distance is returned,
+    whose expected share is ``1 / (M + 1)``.
+
+    Shapes: distances ``(M,)``, result 0-d.
+    """
+    count = len(distances)
+    # round: (M + 1)(1 - rate) is a whole number more often than floats say
+    rank = math.ceil(round((count + 1) * (1 - false_positive_rate), 9))
+    return distances.sort().values[min(max(rank, 1), count) - 1]
+
+
+def conformal_p_values(distances: Tensor, calibration: Tensor) -> Tensor:
+    """Share of normal images at least as distant, ``(1 + #{calibration >= d}) / (M + 1)``, in (0, 1].
+
+    Shapes: distances ``(B,)``, calibration ``(M,)`` in ascending order, result ``(B,)``.
+    """
+    below = torch.searchsorted(calibration, distances.contiguous(), right=False)
+    return (1 + len(calibration) - below).to(torch.float32) / (len(calibration) + 1)
+
+
+class Calibration(nn.Module, Callback):
+    """Post-processor: ``score = d / (d + t)``, label ``d > t``, p-value.
+
+    The score lies in [0, 1) and is 0.5 at the threshold t, as anomalib's convention asks.
+
+    Shapes: distances ``(B,)``, at least 0.
+
+    Args:
+        false_positive_rate: Share of normal images that may be called anomalous, in (0, 1).
+
+    Raises:
+        ValueError: If the rate is not between 0 and 1.
+    """
+
+    threshold: Tensor
+    """Distance t, 0-d; NaN before ``fit``."""
+    distances: Tensor
+    """Calibration distances (M,) of normal images, ascending."""
+
+    def __init__(self, false_positive_rate: float = 0.05) -> None:
+        super().__init__()
+        if not 0 < false_positive_rate < 1:
+            raise ValueError(f"false_positive_rate must be between 0 and 1, got {false_positive_rate}; 0.05 is usual.")
+        self.false_positive_rate = false_positive_rate
+        self.register_buffer("threshold", torch.tensor(torch.nan))
+        self.register_buffer("distances", torch.empty(0))
+
+    @property
+    def num_calibration(self) -> int:
+        """Number of normal images behind the threshold."""
+        return len(self.distances)
+
+    def fit(self, distances: Tensor) -> None:
+        """Set the threshold from distances ``(M,)`` of normal images to a scorer that had not seen them.
+
+        Raises:
+            ValueError: If there are none, or one is not finite.
+        """
+        if len(distances) == 0 or not torch.isfinite(distances).all():
+            raise ValueError(f"distances must be finite and at least one, got {distances.tolist()[:5]} ...")
+        self.distances = distances.detach().float().sort().values
+        threshold = conformal_threshold(self.distances, self.false_positive_rate)
+        if threshold <= 0:
+            logger.warning(
+                "Most normal images are exact duplicates of others: the threshold would be 0, and is the smallest "
+                "number above it. Whatever differs at all will be called anomalous; remove the duplicates."
+            )
+            threshold = threshold.new_tensor(torch.finfo(torch.float32).tiny)
+        self.threshold = threshold
+        if (count := self.num_calibration) + 1 < 1 / self.false_positive_rate:
+            logger.warning(
+                "false_positive_rate=%s needs at least %d normal images, got %d: the threshold is their largest "
+                "distance, good for a rate of about %.3f.",
+                self.false_positive_rate,
+                math.ceil(1 / self.false_positive_rate) - 1,
+                count,
+                1 / (count + 1),
+            )
+
+    @override
+    def forward(self, predictions: InferenceBatch) -> InferenceBatch:
+        """Score and label from distances, as exported models compute them (``InferenceBatch`` has no p-value)."""
+        distances = predictions.pred_score
+        score = distances / (distances + self.threshold)
+        return InferenceBatch(pred_score=score, pred_label=distances > self.threshold)
+
+    def post_process_batch(self, batch: Batch) -> None:
+        """Set ``pred_score``, ``pred_label`` and ``p_value`` of a batch that has ``distance``."""
+        if torch.isnan(self.threshold):
+            raise RuntimeError("the threshold is not set; train the model, or give the checkpoint of a trained one.")
+        result = self(InferenceBatch(pred_score=batch.distance))
+        batch.pred_score, batch.pred_label = result.pred_score, result.pred_label
+        batch.p_value = conformal_p_values(batch.distance, self.distances)
+
+    @override
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        self.post_process_batch(outputs)
+
+    @override
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        self.post_process_batch(outputs)
+
+    @override
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        self.post_process_batch(outputs)
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """Settings that anomalib keeps in the checkpoint."""
+        return {"false_positive_rate": self.false_positive_rate}
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Take the settings back from a checkpoint."""
+        self.false_positive_rate = config["false_positive_rate"]
+
+    @override
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if (distances := state_dict.get(f"{prefix}distances")) is not None:
+            self.distances = torch.empty_like(distances, device=self.distances.device)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,7 @@
+"""Data: truthful reading, one folder per class, images to predict."""
+
+from panda_anomalib.data.dataset import PredictImages
+from panda_anomalib.data.one_class import OneClassFolder
+from panda_anomalib.data.reading import read_image
+
+__all__ = ["OneClassFolder", "PredictImages", "read_image"]

@@ -1,0 +1,117 @@
+"""Datasets that read truthfully (see `panda_anomalib.data.reading`)."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
+from pandas import DataFrame
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import Transform
+
+from panda_anomalib.data.files import IMAGE_EXTENSIONS, find_images, is_image
+from panda_anomalib.data.reading import read_image
+
+__all__ = ["ImageDataset", "PredictImages"]
+
+
+class ImageDataset(AnomalibDataset):
+    """Images with labels 0 (normal) or 1 (anomalous), without masks.
+
+    Args:
+        normal: Normal images.
+        anomalous: Anomalous images.
+        split: "train" or "test", kept in the column of that name.
+        augmentations: Applied to each image after reading.
+
+    Raises:
+        FileNotFoundError: If a file does not exist.
+    """
+
+    def __init__(
+        self,
+        normal: Sequence[Path],
+        anomalous: Sequence[Path],
+        *,
+        split: str,
+        augmentations: Transform | None = None,
+    ) -> None:
+        super().__init__(augmentations=augmentations)
+        samples = DataFrame(
+            {
+                "image_path": [str(path) for path in (*normal, *anomalous)],
+                "split": split,
+                "label": ["normal"] * len(normal) + ["abnormal"] * len(anomalous),  # anomalib's words
+                "label_index": [0] * len(normal) + [1] * len(anomalous),
+                "mask_path": "",
+            },
+        )
+        samples.attrs["task"] = "classification"
+        self.samples = samples
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Image ``(3, H, W)`` in [0, 1] after ``augmentations``, with label and path."""
+        path = self.samples["image_path"].iat[index]
+        image = read_image(path)
+        if self.augmentations:
+            image = self.augmentations(image)
+        return ImageItem(image=image, gt_label=torch.tensor(self.samples["label_index"].iat[index]), image_path=path)
+
+
+class PredictImages(Dataset[ImageItem]):
+    """Images without labels, sorted by path, for `Engine.predict(dataset=...)`.
+
+    Args:
+        path: An image, a folder (searched recursively), or several of these.
+        augmentations: Applied to each image after reading.
+        name: Name of the run folder; by default that of the folder or file.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If a file has no accepted extension, or no image is found.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+        *,
+        augmentations: Transform | None = None,
+        name: str | None = None,
+    ) -> None:
+        sources = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(source) for source in path]
+        found: set[Path] = set()
+        for source in sources:
+            if source.is_dir():
+                found.update(find_images(source))
+            elif not source.exists():
+                raise FileNotFoundError(f"path must be an existing image or folder, got '{source}'; check it.")
+            elif is_image(source):
+                found.add(source)
+            else:
+                raise ValueError(f"path must name images ({' '.join(IMAGE_EXTENSIONS)}), got '{source}'; convert it.")
+        if not found:
+            places = ", ".join(f"'{source}'" for source in sources) or "an empty list"
+            raise ValueError(f"path must hold images ({' '.join(IMAGE_EXTENSIONS)}), got none in {places}; add some.")
+        self.paths = sorted(found)
+        self.augmentations = augmentations
+        self.name = name or (sources[0].resolve().stem if len(sources) == 1 else "images")
+        self.category = ""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Image ``(3, H, W)`` in [0, 1] after ``augmentations``, with its path."""
+        path = self.paths[index]
+        image = read_image(path)
+        if self.augmentations:
+            image = self.augmentations(image)
+        return ImageItem(image=image, image_path=str(path))
+
+    @property
+    def collate_fn(self) -> Callable[..., Any]:
+        """Collates items into an `ImageBatch`."""
+        return ImageBatch.collate

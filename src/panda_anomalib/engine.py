@@ -1,0 +1,253 @@
+"""anomalib's Engine with its run folders, resuming, export and reading of images to predict set right.
+
+What differs from ``anomalib.engine.Engine`` 2.7:
+
+* ``test``, ``predict`` and ``validate`` write into the run folder of the checkpoint they are given, when it lies below
+  ``default_root_dir``; else into the run behind the link ``latest``; else into a new run folder. anomalib makes a real
+  folder called ``latest`` there, on which every later ``fit`` in that place dies.
+* ``train(ckpt_path=...)`` tests the weights it has just trained; anomalib tests the old checkpoint.
+* ``export(ckpt_path=...)`` writes beside the checkpoint's run; anomalib writes every model to the same place.
+* ``predict(data_path=...)`` reads images truthfully and in batches; anomalib reads 16-bit images as pure white.
+* A second ``fit`` with one Engine is an error; anomalib's trains nothing and says nothing.
+"""
+
+import math
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule, AnomalibDataset
+from anomalib.deploy import CompressionType, ExportType
+from anomalib.engine import Engine as AnomalibEngine
+from anomalib.models.components import AnomalibModule
+from anomalib.utils.path import create_versioned_dir, resolve_versioned_path
+from lightning.pytorch.utilities.types import _EVALUATE_OUTPUT, _PREDICT_OUTPUT, EVAL_DATALOADERS, TRAIN_DATALOADERS
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import Metric
+from typing_extensions import override
+
+__all__ = ["Engine", "existing_checkpoint", "newest_checkpoint"]
+
+_PREDICT_BATCH_SIZE = 32
+
+
+def existing_checkpoint(ckpt_path: str | Path | None) -> Path | None:
+    """Absolute path of a checkpoint file that is there and whole, or None when none is given.
+
+    Args:
+        ckpt_path: Path to a Lightning checkpoint.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not a checkpoint, or a truncated one.
+    """
+    if not ckpt_path:
+        return None
+    path = Path(ckpt_path).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"ckpt_path must be an existing file, got {str(ckpt_path)!r}; check the path.")
+    if not zipfile.is_zipfile(path):  # what torch.save writes; the directory stands at the end, so a cut file fails
+        raise ValueError(
+            f"ckpt_path must be a Lightning checkpoint (.ckpt), got {str(ckpt_path)!r}, which is damaged or another "
+            f"kind of file; train again or take another copy."
+        )
+    return path
+
+
+def newest_checkpoint(root: str | Path, model: AnomalibModule, datamodule: AnomalibDataModule | None) -> Path | None:
+    """The newest checkpoint below ``root`` that training this model (on this data, when given) has left, or None."""
+    folder = Path(root) / model.name
+    if datamodule is not None:
+        folder = folder / datamodule.name / (datamodule.category or "")
+    found = list(folder.glob("**/v*/weights/lightning/*.ckpt"))
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _run_folder(checkpoint: Path) -> Path | None:
+    """Run folder of ``<run>/weights/lightning/<name>.ckpt``, or None for a checkpoint that lies elsewhere."""
+    return checkpoint.parents[2] if checkpoint.parts[-3:-1] == ("weights", "lightning") else None
+
+
+def _predict_loader(path: str | Path, model: AnomalibModule) -> DataLoader[Any]:
+    """Loader of the images at ``path``, in batches when the model can bring them to one size beforehand."""
+    from panda_anomalib.data import PredictImages
+
+    dataset = PredictImages(path)
+    install = getattr(model.pre_processor, "install", None)  # only our pre-processors have it
+    if install is not None:
+        install(dataset)
+    batch_size = _PREDICT_BATCH_SIZE if install is not None else 1  # images of different sizes make no batch
+    # Starting a worker costs more than reading a few images does.
+    workers = min(4, (os.cpu_count() or 1) - 1, math.ceil(len(dataset) / _PREDICT_BATCH_SIZE) - 1)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=max(workers, 0),
+        collate_fn=dataset.collate_fn,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is typed loosely
+    """anomalib's Engine, mended (see the module). Takes the same arguments; one Engine is for one ``fit`` or ``train``.
+
+    Raises:
+        FileNotFoundError: From every method with ``ckpt_path``, if there is no such file.
+        ValueError: From every method with ``ckpt_path``, if the file is not a checkpoint.
+        RuntimeError: From ``fit`` and ``train`` on an Engine that has run already, or where a folder stands in the
+            place of the link ``latest``.
+    """
+
+    _checkpoint: Path | None = None
+
+    @override
+    def _setup_workspace(
+        self,
+        model: AnomalibModule,
+        train_dataloaders: TRAIN_DATALOADERS | None = None,
+        val_dataloaders: EVAL_DATALOADERS | None = None,
+        test_dataloaders: EVAL_DATALOADERS | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        dataset: AnomalibDataset | None = None,
+        versioned_dir: bool = False,
+    ) -> None:
+        """Choose the run folder, once per Engine: later calls stay in the folder of the first."""
+        if self._trainer is not None:
+            if versioned_dir:
+                raise RuntimeError("Engine must be new for each fit or train, got one that has run; create another.")
+            return
+        root = Path(self._cache.args["default_root_dir"])
+        # A datamodule may stand in the place of the loaders.
+        given = (datamodule, dataset, train_dataloaders, val_dataloaders, test_dataloaders)
+        source = next((data for data in given if isinstance(data, AnomalibDataModule | AnomalibDataset)), None)
+        folder = root / model.name / getattr(source, "name", "") / (getattr(source, "category", "") or "")
+        self._cache.args["default_root_dir"] = self._new_run(folder) if versioned_dir else self._evaluated_run(folder)
+
+    @staticmethod
+    def _new_run(folder: Path) -> Path:
+        latest = folder / "latest"
+        if sys.platform != "win32" and latest.is_dir() and not latest.is_symlink():
+            raise RuntimeError(
+                f"latest must be a link to a run folder, got a folder at {latest}, which an earlier test or predict of "
+                f"plain anomalib has left; rename it or remove it."
+            )
+        return create_versioned_dir(folder)
+
+    def _evaluated_run(self, folder: Path) -> Path:
+        run = _run_folder(self._checkpoint) if self._checkpoint else None
+        if run is not None and run.is_relative_to(Path(self._cache.args["default_root_dir"]).resolve()):
+            return run
+        latest = folder / "latest"
+        return resolve_versioned_path(latest) if latest.is_dir() else create_versioned_dir(folder)
+
+    @override
+    def fit(
+        self,
+        model: AnomalibModule,
+        train_dataloaders: TRAIN_DATALOADERS | None = None,
+        val_dataloaders: EVAL_DATALOADERS | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+    ) -> None:
+        """Train in a new run folder, from ``ckpt_path`` on when given."""
+        super().fit(model, train_dataloaders, val_dataloaders, datamodule, existing_checkpoint(ckpt_path))
+
+    @override
+    def train(
+        self,
+        model: AnomalibModule,
+        train_dataloaders: TRAIN_DATALOADERS | None = None,
+        val_dataloaders: EVAL_DATALOADERS | None = None,
+        test_dataloaders: EVAL_DATALOADERS | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+    ) -> _EVALUATE_OUTPUT:
+        """Train in a new run folder, from ``ckpt_path`` on when given, then test the weights this has led to."""
+        self.fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path)
+        return self.trainer.test(model, test_dataloaders, datamodule=datamodule)
+
+    @override
+    def validate(
+        self,
+        model: AnomalibModule | None = None,
+        dataloaders: EVAL_DATALOADERS | None = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: AnomalibDataModule | None = None,
+    ) -> _EVALUATE_OUTPUT | None:
+        """Validate, in the run folder of the checkpoint; anomalib's writes into ``default_root_dir`` itself."""
+        self._checkpoint = existing_checkpoint(ckpt_path)
+        if model is not None:
+            self._setup_workspace(model, val_dataloaders=dataloaders, datamodule=datamodule)
+        return super().validate(model, dataloaders, self._checkpoint, verbose, datamodule)
+
+    @override
+    def test(
+        self,
+        model: AnomalibModule | None = None,
+        dataloaders: EVAL_DATALOADERS | None = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: AnomalibDataModule | None = None,
+    ) -> _EVALUATE_OUTPUT:
+        """Test, in the run folder of the checkpoint."""
+        self._checkpoint = existing_checkpoint(ckpt_path)
+        return super().test(model, dataloaders, self._checkpoint, verbose, datamodule)
+
+    @override
+    def predict(
+        self,
+        model: AnomalibModule | None = None,
+        dataloaders: EVAL_DATALOADERS | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        dataset: Dataset[Any] | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        data_path: str | Path | None = None,
+    ) -> _PREDICT_OUTPUT | None:
+        """Predict, in the run folder of the checkpoint; ``data_path`` (an image or a folder) is read truthfully."""
+        self._checkpoint = existing_checkpoint(ckpt_path)
+        if data_path is not None:
+            given = [] if dataloaders is None else dataloaders if isinstance(dataloaders, list) else [dataloaders]
+            dataloaders = [*given, _predict_loader(data_path, model or self.model)]
+        return super().predict(model, dataloaders, datamodule, dataset, return_predictions, self._checkpoint)
+
+    @override
+    def export(
+        self,
+        model: AnomalibModule,
+        export_type: ExportType | str,
+        export_root: str | Path | None = None,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        compression_type: CompressionType | None = None,
+        datamodule: AnomalibDataModule | None = None,
+        metric: Metric | str | None = None,
+        max_drop: float = 0.01,
+        ov_args: dict[str, Any] | None = None,
+        ov_kwargs: dict[str, Any] | None = None,
+        onnx_kwargs: dict[str, Any] | None = None,
+        ckpt_path: str | Path | None = None,
+    ) -> Path | None:
+        """Export to ``<export_root>/weights/<type>``; by default beside ``weights/lightning`` of the checkpoint."""
+        checkpoint = existing_checkpoint(ckpt_path)
+        if export_root is None and checkpoint is not None:
+            export_root = _run_folder(checkpoint) or checkpoint.parent
+        return super().export(
+            model,
+            export_type,
+            export_root=export_root,
+            model_file_name=model_file_name,
+            input_size=input_size,
+            compression_type=compression_type,
+            datamodule=datamodule,
+            metric=metric,
+            max_drop=max_drop,
+            ov_args=ov_args,
+            ov_kwargs=ov_kwargs,
+            onnx_kwargs=onnx_kwargs,
+            ckpt_path=checkpoint,
+        )

@@ -1,0 +1,109 @@
+"""Distance after PCA whitening of the normal embeddings (PANDA Sec. 4.2.2)."""
+
+import copy
+from typing import Literal
+
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+from typing_extensions import override
+
+from panda_anomalib.scorers.base import Neighbors, ScoredEmbeddings, Scorer
+from panda_anomalib.scorers.center import CenterScorer
+from panda_anomalib.scorers.knn import KNNScorer
+
+__all__ = ["WhiteningScorer"]
+
+
+class WhiteningScorer(Scorer):
+    """PCA-whitened embeddings, scored by nearest neighbours or by the squared norm (Mahalanobis distance).
+
+    ``w(x) = V_r^T (x - mean) / sqrt(lambda_r)``. With fewer normal images than dimensions, whitening all components
+    puts every normal image at the same distance from every other: components must be left out.
+
+    Shapes: embeddings ``(B, D)``, whitened ``(B, r)``, distances ``(B,)``.
+
+    Args:
+        n_components: r as a number, or the fraction of variance to keep, in (0, 1).
+        shrinkage: Weight in [0, 1] of the mean eigenvalue in each kept eigenvalue; 1 is no whitening.
+        score: ``knn`` or ``center``.
+        num_neighbors: k of ``knn``.
+
+    Raises:
+        ValueError: If an argument is not accepted.
+    """
+
+    mean: Tensor
+    components: Tensor
+    """Rows ``(r, D)``, divided by the root of their eigenvalues."""
+
+    def __init__(
+        self,
+        n_components: float = 0.9,
+        *,
+        shrinkage: float = 0.0,
+        score: Literal["knn", "center"] = "knn",
+        num_neighbors: int = 2,
+    ) -> None:
+        super().__init__()
+        if not (0 < n_components < 1 or (n_components >= 1 and n_components == int(n_components))):
+            raise ValueError(
+                f"n_components must be a fraction between 0 and 1 or a whole number of components, got {n_components}."
+            )
+        if not 0 <= shrinkage <= 1:
+            raise ValueError(f"shrinkage must be between 0 and 1, got {shrinkage}.")
+        if score not in ("knn", "center"):
+            raise ValueError(f"score must be knn or center, got {score!r}.")
+        self.n_components = n_components
+        self.shrinkage = shrinkage
+        self.scorer: KNNScorer | CenterScorer = KNNScorer(num_neighbors) if score == "knn" else CenterScorer()
+        self.register_buffer("mean", torch.empty(0))
+        self.register_buffer("components", torch.empty(0))
+
+    @override
+    def _check(self, embeddings: Tensor) -> None:
+        super()._check(embeddings)
+        most = min(len(embeddings) - 1, embeddings.shape[1])
+        if self.n_components > most:
+            raise ValueError(
+                f"n_components must be at most {most} with {len(embeddings)} normal images of "
+                f"{embeddings.shape[1]} dimensions, got {self.n_components}; lower it or give a fraction such as 0.9."
+            )
+        self.scorer._check(embeddings)  # noqa: SLF001 - our own part
+
+    @override
+    def _fit(self, embeddings: Tensor) -> None:
+        wanted = self.n_components if self.n_components < 1 else int(self.n_components)
+        pca = PCA(n_components=wanted, svd_solver="full").fit(embeddings.double().cpu().numpy())
+        eigenvalues = torch.from_numpy(pca.explained_variance_)
+        eigenvalues = (1 - self.shrinkage) * eigenvalues + self.shrinkage * eigenvalues.mean()
+        components = torch.from_numpy(pca.components_) / eigenvalues.sqrt()[:, None]
+        self.mean = torch.from_numpy(pca.mean_).float().to(embeddings.device)
+        self.components = components.float().to(embeddings.device)
+        self.scorer.fit(self._whiten(embeddings))
+
+    @override
+    def forward(self, embeddings: Tensor) -> Tensor:
+        distances: Tensor = self.scorer(self._whiten(embeddings))
+        return distances
+
+    @override
+    def neighbors(self, embeddings: Tensor, num_neighbors: int) -> Neighbors | None:
+        return self.scorer.neighbors(self._whiten(embeddings), num_neighbors)
+
+    @override
+    def explain(self, embeddings: Tensor, num_neighbors: int) -> ScoredEmbeddings:
+        return self.scorer.explain(self._whiten(embeddings), num_neighbors)
+
+    def _whiten(self, embeddings: Tensor) -> Tensor:
+        if len(self.mean) == 0:
+            self._require_fitted()
+        return (embeddings.float() - self.mean) @ self.components.T
+
+    @override
+    def _for_size(self, count: int) -> "WhiteningScorer":
+        scorer = copy.deepcopy(self)
+        if self.n_components >= 1:
+            scorer.n_components = min(self.n_components, count - 1)
+        scorer.scorer = self.scorer._for_size(count)  # type: ignore[assignment]  # noqa: SLF001 - our own part
+        return scorer

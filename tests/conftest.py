@@ -1,0 +1,42 @@
+"""Fixtures of all tests: no network, a seeded generator, the real images where they are at hand."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
+
+DATA_ROOT = Path(os.environ.get("PANDA_DATA", Path.home() / ".cache/panda_anomalib/data"))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that leaves the machine."""
+    if request.node.get_closest_marker("network"):
+        return
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if self.family != getattr(socket, "AF_UNIX", None) and host not in ("127.0.0.1", "localhost", "::1"):
+            raise OSError(f"tests are offline, tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded generator."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real image sets: ``PANDA_DATA``, or the cache folder."""
+    if not DATA_ROOT.is_dir():
+        pytest.skip(f"real images are not in {DATA_ROOT}; set PANDA_DATA")
+    return DATA_ROOT

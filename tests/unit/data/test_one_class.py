@@ -1,0 +1,257 @@
+"""OneClassFolder: the split against an independent computation, and what the loaders deliver."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import anomalib.data
+import numpy as np
+import pytest
+import torch
+from anomalib.data import get_datamodule
+from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from torchvision.transforms.v2 import Resize
+
+from panda_anomalib.data import OneClassFolder
+
+COUNTS = {"apple": 23, "pear": 10, "plum": 1}
+
+
+def make_images(folder: Path, count: int, grey: int = 0) -> None:
+    folder.mkdir(parents=True)
+    for index in range(count):
+        Image.new("RGB", (32, 32), (grey, grey, index)).save(folder / f"{index:03d}.png")
+
+
+@pytest.fixture
+def one_tree(tmp_path: Path) -> Path:
+    """root/<class>: 23 apples, 10 pears, 1 plum."""
+    root = tmp_path / "fruit"
+    for name, count in COUNTS.items():
+        make_images(root / name, count)
+    return root
+
+
+@pytest.fixture
+def two_trees(tmp_path: Path) -> Path:
+    """root/train and root/test as they lie on disk; one class only in the test set."""
+    root = tmp_path / "parts"
+    make_images(root / "train/good", 5)
+    make_images(root / "train/used", 4)
+    for name, count in {"good": 3, "used": 2, "scratch": 4}.items():
+        make_images(root / "test" / name, count)
+    return root
+
+
+def set_up(root: Path, normal_class: str, **arguments: Any) -> OneClassFolder:
+    datamodule = OneClassFolder(root, normal_class, num_workers=0, **arguments)
+    datamodule.setup()
+    return datamodule
+
+
+def paths_of(dataset: Any, label: int | None = None) -> set[str]:
+    samples = dataset.samples if label is None else dataset.samples[dataset.samples.label_index == label]
+    paths = {Path(path).relative_to(Path(path).parents[1]).as_posix() for path in samples.image_path}
+    assert len(paths) == len(samples)
+    return paths
+
+
+def expected_parts(name: str, ratio_kept: float, seed: int) -> tuple[set[str], set[str]]:
+    """Training and test part of a class of files 000.png, 001.png, ...: the rule, once more."""
+    count = COUNTS[name]
+    order = [f"{name}/{index:03d}.png" for index in np.random.default_rng(seed).permutation(count)]
+    cut = int(np.floor(ratio_kept * count))
+    return set(order[:cut]), set(order[cut:])
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize("normal_class", ["apple", "pear"])
+def test_seeded_split_equals_the_rule(one_tree: Path, normal_class: str, seed: int) -> None:
+    datamodule = set_up(one_tree, normal_class, seed=seed)
+    train, normal_test = expected_parts(normal_class, 0.8, seed)
+    assert len(train) == {"apple": 18, "pear": 8}[normal_class]
+    assert paths_of(datamodule.train_data) == train
+    assert paths_of(datamodule.train_data, 0) == train
+    assert paths_of(datamodule.test_data, 0) == normal_test
+    others = set().union(*(expected_parts(name, 0.8, seed)[1] for name in COUNTS if name != normal_class))
+    assert paths_of(datamodule.test_data, 1) == others
+
+
+def test_ratio_is_exact_where_floats_are_not(one_tree: Path) -> None:
+    """(1 - 0.9) * 10 is 0.99...: still one training image of ten."""
+    assert len(set_up(one_tree, "pear", test_split_ratio=0.9).train_data) == 1
+
+
+def test_split_depends_on_the_seed_only(one_tree: Path) -> None:
+    datamodule = set_up(one_tree, "apple")
+    first = paths_of(datamodule.train_data), paths_of(datamodule.test_data)
+    datamodule.setup()
+    assert (paths_of(datamodule.train_data), paths_of(datamodule.test_data)) == first
+    limited = set_up(one_tree, "apple", classes=["apple", "pear"])
+    assert paths_of(limited.train_data) == first[0]
+    assert paths_of(limited.test_data) == {path for path in first[1] if not path.startswith("plum")}
+    assert paths_of(set_up(one_tree, "apple", seed=1).train_data) != first[0]
+
+
+def test_folders_decide_where_both_exist(two_trees: Path) -> None:
+    datamodule = set_up(two_trees, "good")
+    assert paths_of(datamodule.train_data) == {f"good/{index:03d}.png" for index in range(5)}
+    assert paths_of(datamodule.test_data, 0) == {f"good/{index:03d}.png" for index in range(3)}
+    assert {path.split("/")[0] for path in paths_of(datamodule.test_data, 1)} == {"used", "scratch"}
+    assert len(datamodule.test_data) == 9
+    assert {Path(path).parts[-3] for path in datamodule.train_data.samples.image_path} == {"train"}
+    assert {Path(path).parts[-3] for path in datamodule.test_data.samples.image_path} == {"test"}
+    limited = set_up(two_trees, "good", classes=["good", "scratch"])
+    assert {path.split("/")[0] for path in paths_of(limited.test_data, 1)} == {"scratch"}
+
+
+def test_other_names_of_the_two_folders(two_trees: Path) -> None:
+    (two_trees / "train").rename(two_trees / "fit")
+    assert len(set_up(two_trees, "good", train_dir="fit").train_data) == 5
+
+
+def test_test_set_without_normal_images_takes_none_from_training(
+    two_trees: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in sorted((two_trees / "test/good").iterdir()):
+        path.unlink()
+    (two_trees / "test/good").rmdir()
+    datamodule = set_up(two_trees, "good", classes=["good", "scratch"])
+    assert len(datamodule.train_data) == 5
+    assert len(datamodule.test_data) == 4
+    assert "The test set has 0 normal and 4 anomalous images: no AUROC." in caplog.text
+
+
+def test_setup_logs_the_counts(one_tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="panda_anomalib"):
+        set_up(one_tree, "apple")
+    expected = "fruit, normal class 'apple': 18 normal training images; test: 5 normal, 3 anomalous (0.2 of each class"
+    assert expected in caplog.text
+
+
+def test_names_of_the_run_folder(one_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(one_tree)
+    datamodule = OneClassFolder(".", "apple")
+    assert (datamodule.name, datamodule.category) == ("fruit", "apple")
+    assert OneClassFolder(".", "apple", name="mine").name == "mine"
+
+
+def test_batches_carry_images_labels_and_paths(two_trees: Path) -> None:
+    make_images(two_trees / "test/broken", 1, grey=51)
+    datamodule = set_up(two_trees, "good", eval_batch_size=4, augmentations=Resize((4, 6)))
+    batches = list(datamodule.test_dataloader())
+    assert [len(batch.image) for batch in batches] == [4, 4, 2]  # nothing dropped
+    assert batches[0].image.shape == (4, 3, 4, 6)
+    labels = {path: bool(label) for batch in batches for path, label in zip(batch.image_path, batch.gt_label, strict=True)}
+    assert labels == {path: Path(path).parent.name != "good" for path in datamodule.test_data.samples.image_path}
+    broken = next(path for path in batches[0].image_path if "broken" in path)
+    assert batches[0].image[batches[0].image_path.index(broken), 0].mean().item() == pytest.approx(0.2)
+    assert sum(len(batch.image) for batch in datamodule.train_dataloader()) == 5
+
+
+def test_workers_are_automatic_or_as_asked(one_tree: Path) -> None:
+    datamodule = OneClassFolder(one_tree, "apple")
+    datamodule.setup()
+    assert datamodule.train_dataloader().num_workers == 0  # 18 images
+    datamodule = OneClassFolder(one_tree, "apple", num_workers=1)
+    datamodule.setup()
+    loader = datamodule.train_dataloader()
+    assert (loader.num_workers, loader.persistent_workers) == (1, True)
+
+
+class CountingModule(LightningModule):
+    """Counts the steps that Lightning makes it take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = {"train": 0, "val": 0, "test": 0}
+
+    def training_step(self, batch: Any) -> torch.Tensor:
+        self.seen["train"] += len(batch.image)
+        return self.weight.square()
+
+    def validation_step(self, batch: Any) -> None:
+        self.seen["val"] += len(batch.image)
+
+    def test_step(self, batch: Any) -> None:
+        self.seen["test"] += len(batch.image)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize(("val_split_mode", "seen"), [("none", (18, 0, 8)), ("same_as_test", (18, 8, 8))])
+def test_lightning_trains_with_and_without_validation(
+    one_tree: Path, tmp_path: Path, val_split_mode: Any, seen: tuple[int, int, int]
+) -> None:
+    datamodule = OneClassFolder(one_tree, "apple", num_workers=0, val_split_mode=val_split_mode)
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module := CountingModule(), datamodule=datamodule)
+    trainer.test(module, datamodule=datamodule, verbose=False)
+    assert tuple(module.seen.values()) == seen
+
+
+def test_validation_modes_of_the_base_class(one_tree: Path) -> None:
+    everything = set_up(one_tree, "apple")
+    train, test = paths_of(everything.train_data), paths_of(everything.test_data)
+    assert everything.val_dataloader() == []
+
+    datamodule = set_up(one_tree, "apple", val_split_mode="from_train")
+    assert paths_of(datamodule.val_data) | paths_of(datamodule.train_data) == train
+    assert paths_of(datamodule.val_data).isdisjoint(paths_of(datamodule.train_data))
+    assert paths_of(datamodule.test_data) == test
+
+    datamodule = set_up(one_tree, "apple", val_split_mode="from_test", val_split_ratio=0.5)
+    assert paths_of(datamodule.val_data) | paths_of(datamodule.test_data) == test
+    assert paths_of(datamodule.val_data).isdisjoint(paths_of(datamodule.test_data))
+
+    datamodule = set_up(one_tree, "apple", val_split_mode="synthetic", val_split_ratio=0.5)
+    assert isinstance(datamodule.val_data, SyntheticAnomalyDataset)
+    assert paths_of(datamodule.test_data) == test
+
+
+def test_get_datamodule_hands_over_omegaconf_lists(one_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anomalib.data, "OneClassFolder", OneClassFolder, raising=False)
+    arguments = {"root": str(one_tree), "normal_class": "pear", "classes": ["apple", "pear"], "num_workers": 0}
+    datamodule = get_datamodule({"class_path": "OneClassFolder", "init_args": arguments})
+    assert type(datamodule.classes) is list
+    datamodule.setup()
+    assert (len(datamodule.train_data), len(datamodule.test_data)) == (8, 2 + 5)
+
+
+@pytest.mark.parametrize("config", ["one_class_folder", "wbc", "cifar10", "fashion_mnist", "mvtec"])
+def test_configs_are_accepted_by_the_command_line(config: str) -> None:
+    folder = Path(__file__).parents[3] / "configs/data"
+    datamodule = OneClassFolder.from_config(folder / f"{config}.yaml")
+    assert isinstance(datamodule, OneClassFolder)
+    assert datamodule.val_split_mode == "none"
+
+
+@pytest.mark.data
+def test_white_blood_cells_have_the_papers_counts(data_root: Path) -> None:
+    """METHODS: train floor(0.8 n) of 176, 53, 48 and 22, and the other 62 images for testing."""
+    classes = ["neutrophil", "lymphocyte", "monocyte", "eosinophil"]
+    train = {}
+    for name in classes:
+        datamodule = set_up(data_root / "wbc", name, classes=classes)
+        train[name] = len(datamodule.train_data)
+        assert len(datamodule.test_data) == 62
+    assert train == {"neutrophil": 140, "lymphocyte": 42, "monocyte": 38, "eosinophil": 17}
+
+
+@pytest.mark.data
+def test_cifar10_has_the_official_counts(data_root: Path) -> None:
+    datamodule = set_up(data_root / "cifar10", "frog")
+    assert len(datamodule.train_data) == 5000
+    assert datamodule.test_data.samples.label_index.value_counts().to_dict() == {0: 1000, 1: 9000}
