@@ -54,6 +54,8 @@ _HARMLESS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning using torch
     r"`LightningModule\.configure_optimizers` returned `None`",  # memory banks are filled, not optimised
     r"Found \d+ module\(s\) in eval mode at the start of training",  # so is a frozen backbone
+    r"Total length of `list` across ranks is zero",  # no validation data, which our models do not need
+    r"The dirpath has changed from",  # of the checkpoint that a run starts from, to the folder of that run
     r"The '.*_dataloader' does not have many workers",  # for few images none is fastest, and our loaders count them
     r"The following callbacks returned in `LightningModule\.configure_callbacks`",  # the test that follows a training
     r"ckpt_path is not provided\. Model weights will not be loaded",  # an error here where weights are needed

@@ -136,4 +136,4 @@ def _draw_roc(axes: Axes, rows: pd.DataFrame) -> None:
             *point, "o", color=ANOMALOUS_COLOR, label=f"threshold: {point[0]:.1%} false alarms, {point[1]:.1%} found"
         )
     axes.set(title="ROC", xlabel="false alarms / normal images", ylabel="found / anomalous images", box_aspect=1)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)

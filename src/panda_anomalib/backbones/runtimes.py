@@ -65,7 +65,7 @@ def make_runtime(name: RuntimeName, network: nn.Module) -> Callable[[Tensor], Te
     precision = torch.bfloat16 if name.endswith("bf16") else torch.float32
     kind = name.removesuffix("_bf16")
     if kind == "eager":
-        return network
+        return network.__call__  # not the module itself: an attribute that is one would be saved with the model
     if kind == "openvino":
         return _OpenVino(network, precision)
     return _Torch(network, precision, compiled=kind == "compile")

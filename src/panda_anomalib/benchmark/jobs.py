@@ -1,5 +1,6 @@
 """From the ``benchmark`` section of a configuration to jobs, and from a job to one row of the table."""
 
+import difflib
 import itertools
 import time
 from collections.abc import Generator, Iterator
@@ -7,9 +8,11 @@ from inspect import signature
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import anomalib.data
 import pandas as pd
 from anomalib.data import get_datamodule
-from anomalib.models import get_model
+from anomalib.models import UnknownModelError, get_model
+from anomalib.models.components import AnomalibModule
 from anomalib.pipelines.components import Job, JobGenerator
 from anomalib.utils.config import flatten_dict
 from lightning import seed_everything
@@ -38,7 +41,7 @@ class BenchmarkJob(Job):  # type: ignore[misc, unused-ignore] # anomalib is type
     def __init__(self, accelerator: str, config: dict[str, Any]) -> None:
         super().__init__()
         self.accelerator = accelerator
-        self.config = config
+        self.config = {**config, "data": _with_seed(config["data"], config["seed"])}
 
     @property
     def description(self) -> str:
@@ -63,12 +66,13 @@ class BenchmarkJob(Job):  # type: ignore[misc, unused-ignore] # anomalib is type
             The row: durations in seconds, the configuration with dotted keys, and the metrics of the test.
 
         Raises:
-            Exception: Whatever building, training or testing raised.
+            ValueError: If there is no model of that name.
+            Exception: Whatever else building, training or testing raised.
         """
         start = time.perf_counter()
         seed_everything(self.config["seed"], workers=True, verbose=False)
-        model = get_model(self.config["model"])
-        datamodule = get_datamodule(self._seeded_data())
+        model = _build_model(self.config["model"])
+        datamodule = get_datamodule(self.config["data"])
         with TemporaryDirectory() as folder:
             engine = Engine(
                 accelerator=self.accelerator,
@@ -88,20 +92,6 @@ class BenchmarkJob(Job):  # type: ignore[misc, unused-ignore] # anomalib is type
             "test_duration": end - test_start,
         }
         return {**self.columns, **durations, **metrics}
-
-    def _seeded_data(self) -> dict[str, Any]:
-        """The data's configuration with the job's seed as the seed of its split, unless it names one.
-
-        An unseeded split draws from the global generator, which every model leaves in another state: models would be
-        compared on different test images.
-        """
-        import anomalib.data
-
-        data = dict(self.config["data"])
-        datamodule = getattr(anomalib.data, data["class_path"].rpartition(".")[2], None)
-        if datamodule is not None and "seed" in signature(datamodule).parameters:
-            data["init_args"] = {"seed": self.config["seed"], **data.get("init_args", {})}
-        return data
 
     @staticmethod
     @override
@@ -186,3 +176,27 @@ def _check(config: dict[str, Any]) -> None:
                 f"benchmark.{part} must have class_path and init_args only, got {', '.join(sorted(unknown))}; "
                 f"arguments belong below init_args."
             )
+
+
+def _build_model(section: dict[str, Any]) -> AnomalibModule:
+    try:
+        return get_model(section)
+    except UnknownModelError as error:  # anomalib's has no message
+        name = section["class_path"]
+        known = [model.__name__ for model in AnomalibModule.__subclasses__()]
+        nearest = difflib.get_close_matches(name.rpartition(".")[2], known, n=3, cutoff=0)
+        raise ValueError(
+            f"model must be a model that anomalib knows, got {name!r}; the nearest are {', '.join(nearest)}."
+        ) from error
+
+
+def _with_seed(section: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The data's section with the job's seed as the seed of its split, unless it names one.
+
+    An unseeded split draws from the global generator, which every model leaves in another state: models would be
+    compared on different test images.
+    """
+    datamodule = getattr(anomalib.data, section["class_path"].rpartition(".")[2], None)
+    if datamodule is None or "seed" not in signature(datamodule).parameters:
+        return section
+    return {**section, "init_args": {"seed": seed, **section.get("init_args", {})}}

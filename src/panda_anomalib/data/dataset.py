@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
 from pandas import DataFrame
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 
 from panda_anomalib.data.files import IMAGE_EXTENSIONS, find_images, is_image
 from panda_anomalib.data.reading import read_image
 
-__all__ = ["ImageDataset", "PredictImages"]
+__all__ = ["ImageDataset", "PredictImages", "make_loader"]
 
 
 class ImageDataset(AnomalibDataset):
@@ -115,3 +115,23 @@ class PredictImages(Dataset[ImageItem]):
     def collate_fn(self) -> Callable[..., Any]:
         """Collates items into an `ImageBatch`."""
         return ImageBatch.collate
+
+
+def make_loader(
+    dataset: AnomalibDataset,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    num_workers: int = 0,
+    collate_fn: Callable[..., Any] | None = None,
+) -> DataLoader[Any]:
+    """A loader of all images (the last batch may be smaller) that keeps its workers from one epoch to the next."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        collate_fn=collate_fn or dataset.collate_fn,
+        persistent_workers=num_workers > 0,  # anomalib starts them again for every epoch
+        pin_memory=torch.cuda.is_available(),
+    )

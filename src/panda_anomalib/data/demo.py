@@ -59,7 +59,8 @@ def make_demo(root: str | Path, *, seed: int = 0) -> Path:
 def _draw_files(seed: int) -> dict[str, bytes]:
     from skimage import data  # not at the top: only the demo needs it
 
-    photo, grass, brick = (Image.fromarray(picture()) for picture in (data.gravel, data.grass, data.brick))
+    photographs: Any = data  # untyped
+    photo, grass, brick = (Image.fromarray(getattr(photographs, name)()) for name in ("gravel", "grass", "brick"))
     rng = np.random.default_rng(seed)
     defects: dict[str, Callable[[Pixels], Pixels]] = {
         "scratch": lambda pixels: _add_scratch(pixels, rng),
@@ -100,7 +101,7 @@ def _soft_mask(draw: Callable[[ImageDraw.ImageDraw], None], blur: float) -> Pixe
     """What ``draw`` paints white, with soft edges, as weights between 0 and 1."""
     mask = Image.new("L", (_SIDE, _SIDE))
     draw(ImageDraw.Draw(mask))
-    return np.asarray(mask.filter(ImageFilter.GaussianBlur(blur)), dtype=np.float32) / 255
+    return np.asarray(mask.filter(ImageFilter.GaussianBlur(blur)), dtype=np.float32) / np.float32(255)
 
 
 def _blob(rng: np.random.Generator, smallest: float, largest: float) -> Callable[[ImageDraw.ImageDraw], None]:
@@ -136,11 +137,13 @@ def _add_foreign(pixels: Pixels, photo: Image.Image, rng: np.random.Generator) -
     left, top = rng.integers(0, photo.width - _SIDE, size=2).tolist()
     other = np.asarray(photo.crop((left, top, left + _SIDE, top + _SIDE)), dtype=np.float32)
     mask = _soft_mask(_blob(rng, 28, 42), 1.5)
-    return pixels + mask * (other - other.mean() + pixels.mean() - pixels)
+    patched: Pixels = pixels + mask * (other - other.mean() + pixels.mean() - pixels)
+    return patched
 
 
 def _add_bare_ground(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """A place without stones: smooth ground with fine grain, a little darker."""
     grain = rng.normal(0, 6, size=pixels.shape).astype(np.float32)
     mask = _soft_mask(_blob(rng, 24, 38), 2.0)
-    return pixels + mask * (pixels.mean() * np.float32(0.75) + grain - pixels)
+    patched: Pixels = pixels + mask * (pixels.mean() * np.float32(0.75) + grain - pixels)
+    return patched

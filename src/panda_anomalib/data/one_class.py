@@ -2,18 +2,18 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import TestSplitMode, ValSplitMode
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 from typing_extensions import override
 
-from panda_anomalib.data.dataset import ImageDataset
+from panda_anomalib.data.dataset import ImageDataset, make_loader
 from panda_anomalib.data.reading import verify_images
 from panda_anomalib.data.splits import split_one_class
 
@@ -148,8 +148,6 @@ class OneClassFolder(AnomalibDataModule):
             logger.warning("The test set has %d normal and %d anomalous images: no AUROC.", len(normal), len(anomalous))
         self.train_data = ImageDataset(train, [], split="train")
         self.test_data = ImageDataset(normal, anomalous, split="test")
-        for dataset in (self.train_data, self.test_data):
-            dataset.category = self.category
         logger.info(
             "%s, normal class %r: %d normal training images; test: %d normal, %d anomalous (%s).",
             *(self.name, self.normal_class, len(train), len(normal), len(anomalous), source),
@@ -185,6 +183,8 @@ class OneClassFolder(AnomalibDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Batches of the validation set; without one an empty list, for which Lightning skips validation."""
         if self.val_split_mode == ValSplitMode.NONE:
+            # Lightning asks whether the empty list "was your intention": it was.
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
             return []
         return self._loader(self.val_data, self.eval_batch_size)
 
@@ -194,13 +194,11 @@ class OneClassFolder(AnomalibDataModule):
         return self._loader(self.test_data, self.eval_batch_size)
 
     def _loader(self, dataset: AnomalibDataset, batch_size: int, *, shuffle: bool = False) -> DataLoader[Any]:
-        workers = 0 if self._auto_workers and len(dataset) < _WORKERS_PAY_FROM else self.num_workers
-        return DataLoader(
+        few = self._auto_workers and len(dataset) < _WORKERS_PAY_FROM
+        return make_loader(
             dataset,
-            batch_size=batch_size,
+            batch_size,
             shuffle=shuffle,
-            num_workers=workers,
-            collate_fn=self.external_collate_fn or dataset.collate_fn,
-            persistent_workers=workers > 0,  # the base class starts them again for every epoch
-            pin_memory=torch.cuda.is_available(),
+            num_workers=0 if few else self.num_workers,
+            collate_fn=self.external_collate_fn,
         )

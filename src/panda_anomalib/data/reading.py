@@ -160,5 +160,6 @@ def _decode(path: str | os.PathLike[str]) -> tv_tensors.Image:
 
 
 def _to_tensor(image: Image.Image) -> tv_tensors.Image:
-    tensor: tv_tensors.Image = to_dtype(to_image(image.convert("RGB")), torch.float32, scale=True)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy
+    tensor: tv_tensors.Image = to_dtype(to_image(rgb), torch.float32, scale=True)
     return tensor

@@ -74,7 +74,9 @@ class WhiteningScorer(Scorer):
     @override
     def _fit(self, embeddings: Tensor) -> None:
         wanted = self.n_components if self.n_components < 1 else int(self.n_components)
-        pca = PCA(n_components=wanted, svd_solver="full").fit(embeddings.double().cpu().numpy())
+        # the same result in float64; the covariance is several times faster where images outnumber dimensions
+        solver = "covariance_eigh" if len(embeddings) > embeddings.shape[1] else "full"
+        pca = PCA(n_components=wanted, svd_solver=solver).fit(embeddings.double().cpu().numpy())
         eigenvalues = torch.from_numpy(pca.explained_variance_)
         eigenvalues = (1 - self.shrinkage) * eigenvalues + self.shrinkage * eigenvalues.mean()
         components = torch.from_numpy(pca.components_) / eigenvalues.sqrt()[:, None]

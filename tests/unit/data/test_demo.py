@@ -14,10 +14,12 @@ from panda_anomalib.data.demo import make_demo
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo data, drawn once for all tests here."""
     return make_demo(tmp_path_factory.mktemp("demo") / "gravel")
 
 
 def read_table(demo: Path) -> list[dict[str, str]]:
+    """Rows of crops.csv."""
     with (demo / "crops.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -32,6 +34,7 @@ def crop_again(row: dict[str, str]) -> np.ndarray:
 
 
 def test_it_is_a_one_class_folder(demo: Path) -> None:
+    """OneClassFolder takes it as it is: 120 to train, 40 good and 40 defective to test."""
     datamodule = OneClassFolder(demo, "good", num_workers=0)
     datamodule.setup()
     assert len(datamodule.train_data) == 120
@@ -55,6 +58,7 @@ def test_images_are_the_crops_of_the_table(demo: Path) -> None:
 
 
 def test_no_pixel_is_in_training_and_test(demo: Path) -> None:
+    """The parts of the photograph that the two sets cover do not touch."""
     covered = {"train": np.zeros((512, 512), bool), "test": np.zeros((512, 512), bool)}
     for row in read_table(demo):
         left, top, side = int(row["left"]), int(row["top"]), int(row["side"])
@@ -65,6 +69,7 @@ def test_no_pixel_is_in_training_and_test(demo: Path) -> None:
 
 
 def test_the_seed_decides(demo: Path, tmp_path: Path) -> None:
+    """The same seed gives the same bytes, another seed gives others."""
     again, other = make_demo(tmp_path / "again"), make_demo(tmp_path / "other", seed=1)
     contents = [
         {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -75,6 +80,7 @@ def test_the_seed_decides(demo: Path, tmp_path: Path) -> None:
 
 
 def test_other_files_are_never_touched(tmp_path: Path) -> None:
+    """A demo is completed; a changed file, or one of somebody else's, stops it."""
     root = make_demo(tmp_path / "demo")
     missing = root / "test/good" / next((root / "test/good").iterdir()).name
     content = missing.read_bytes()

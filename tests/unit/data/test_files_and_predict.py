@@ -13,12 +13,14 @@ from panda_anomalib.data.files import find_images
 
 
 def save(path: Path, grey: int = 0, size: tuple[int, int] = (6, 4)) -> Path:
+    """Write a plain grey image, with its folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (grey, grey, grey)).save(path)
     return path
 
 
 def test_images_are_found_below_but_not_hidden_ones(tmp_path: Path) -> None:
+    """Any case and depth; no hidden files or folders, no other kinds."""
     expected = [save(tmp_path / name) for name in ("a/1.png", "a/2.JPG", "b.webp")]
     for name in (".hidden.png", "._a.png", ".cache/c.png"):
         save(tmp_path / name)
@@ -28,6 +30,7 @@ def test_images_are_found_below_but_not_hidden_ones(tmp_path: Path) -> None:
 
 
 def test_linked_folders_are_searched(tmp_path: Path) -> None:
+    """Classes are often put together from links."""
     save(tmp_path / "elsewhere/1.png")
     (tmp_path / "class").mkdir()
     (tmp_path / "class/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
@@ -35,6 +38,7 @@ def test_linked_folders_are_searched(tmp_path: Path) -> None:
 
 
 def test_predict_folder_file_and_list(tmp_path: Path) -> None:
+    """Folders are searched, single files taken, lists joined; each image once, sorted."""
     first, second = save(tmp_path / "in/b/1.png"), save(tmp_path / "in/2.png")
     third = save(tmp_path / "3.png")
     assert PredictImages(tmp_path / "in").paths == [second, first]
@@ -43,6 +47,7 @@ def test_predict_folder_file_and_list(tmp_path: Path) -> None:
 
 
 def test_predict_items_are_augmented_and_collated(tmp_path: Path) -> None:
+    """The pre-processor puts its geometry on ``augmentations``; batches keep the order."""
     paths = [save(tmp_path / f"{grey}.png", grey) for grey in (51, 102)]
     dataset = PredictImages(tmp_path)
     assert len(dataset) == 2
@@ -56,6 +61,7 @@ def test_predict_items_are_augmented_and_collated(tmp_path: Path) -> None:
 
 
 def test_predict_errors(tmp_path: Path) -> None:
+    """A wrong path, a folder without images, an empty list and another kind of file are told apart."""
     with pytest.raises(FileNotFoundError, match=r"path must be an existing image or folder, got '.*missing'"):
         PredictImages(tmp_path / "missing")
     with pytest.raises(ValueError, match=r"path must hold images \(\.jpg .*\), got none in '.*'; add some"):

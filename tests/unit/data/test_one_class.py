@@ -20,6 +20,7 @@ COUNTS = {"apple": 23, "pear": 10, "plum": 1}
 
 
 def make_images(folder: Path, count: int, grey: int = 0) -> None:
+    """Write images 000.png, 001.png, ... of one grey (and a blue that counts them)."""
     folder.mkdir(parents=True)
     for index in range(count):
         Image.new("RGB", (32, 32), (grey, grey, index)).save(folder / f"{index:03d}.png")
@@ -46,12 +47,14 @@ def two_trees(tmp_path: Path) -> Path:
 
 
 def set_up(root: Path, normal_class: str, **arguments: Any) -> OneClassFolder:
+    """A datamodule after setup, reading in this process."""
     datamodule = OneClassFolder(root, normal_class, num_workers=0, **arguments)
     datamodule.setup()
     return datamodule
 
 
 def paths_of(dataset: Any, label: int | None = None) -> set[str]:
+    """Paths as <class>/<file>, of one label or of all; they must be unique."""
     samples = dataset.samples if label is None else dataset.samples[dataset.samples.label_index == label]
     paths = {Path(path).relative_to(Path(path).parents[1]).as_posix() for path in samples.image_path}
     assert len(paths) == len(samples)
@@ -69,6 +72,7 @@ def expected_parts(name: str, ratio_kept: float, seed: int) -> tuple[set[str], s
 @pytest.mark.parametrize("seed", [0, 7])
 @pytest.mark.parametrize("normal_class", ["apple", "pear"])
 def test_seeded_split_equals_the_rule(one_tree: Path, normal_class: str, seed: int) -> None:
+    """Sizes, members and labels of both sets, for each class as the normal one."""
     datamodule = set_up(one_tree, normal_class, seed=seed)
     train, normal_test = expected_parts(normal_class, 0.8, seed)
     assert len(train) == {"apple": 18, "pear": 8}[normal_class]
@@ -85,6 +89,7 @@ def test_ratio_is_exact_where_floats_are_not(one_tree: Path) -> None:
 
 
 def test_split_depends_on_the_seed_only(one_tree: Path) -> None:
+    """Neither a second setup nor leaving out a class moves an image; another seed does."""
     datamodule = set_up(one_tree, "apple")
     first = paths_of(datamodule.train_data), paths_of(datamodule.test_data)
     datamodule.setup()
@@ -96,6 +101,7 @@ def test_split_depends_on_the_seed_only(one_tree: Path) -> None:
 
 
 def test_folders_decide_where_both_exist(two_trees: Path) -> None:
+    """Other training classes are left out; a class may exist in the test set alone."""
     datamodule = set_up(two_trees, "good")
     assert paths_of(datamodule.train_data) == {f"good/{index:03d}.png" for index in range(5)}
     assert paths_of(datamodule.test_data, 0) == {f"good/{index:03d}.png" for index in range(3)}
@@ -108,6 +114,7 @@ def test_folders_decide_where_both_exist(two_trees: Path) -> None:
 
 
 def test_other_names_of_the_two_folders(two_trees: Path) -> None:
+    """The two folders can be called differently."""
     (two_trees / "train").rename(two_trees / "fit")
     assert len(set_up(two_trees, "good", train_dir="fit").train_data) == 5
 
@@ -115,6 +122,7 @@ def test_other_names_of_the_two_folders(two_trees: Path) -> None:
 def test_test_set_without_normal_images_takes_none_from_training(
     two_trees: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Which anomalib's base class would do without a word."""
     for path in sorted((two_trees / "test/good").iterdir()):
         path.unlink()
     (two_trees / "test/good").rmdir()
@@ -125,6 +133,7 @@ def test_test_set_without_normal_images_takes_none_from_training(
 
 
 def test_setup_logs_the_counts(one_tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One line says what the sets hold and where the split comes from."""
     with caplog.at_level(logging.INFO, logger="panda_anomalib"):
         set_up(one_tree, "apple")
     expected = "fruit, normal class 'apple': 18 normal training images; test: 5 normal, 3 anomalous (0.2 of each class"
@@ -132,6 +141,7 @@ def test_setup_logs_the_counts(one_tree: Path, caplog: pytest.LogCaptureFixture)
 
 
 def test_names_of_the_run_folder(one_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """<name>/<category> is <root's name>/<normal class>, also for root '.'."""
     monkeypatch.chdir(one_tree)
     datamodule = OneClassFolder(".", "apple")
     assert (datamodule.name, datamodule.category) == ("fruit", "apple")
@@ -139,12 +149,15 @@ def test_names_of_the_run_folder(one_tree: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_batches_carry_images_labels_and_paths(two_trees: Path) -> None:
+    """All images arrive, resized by the augmentations, each with its own label and path."""
     make_images(two_trees / "test/broken", 1, grey=51)
     datamodule = set_up(two_trees, "good", eval_batch_size=4, augmentations=Resize((4, 6)))
     batches = list(datamodule.test_dataloader())
     assert [len(batch.image) for batch in batches] == [4, 4, 2]  # nothing dropped
     assert batches[0].image.shape == (4, 3, 4, 6)
-    labels = {path: bool(label) for batch in batches for path, label in zip(batch.image_path, batch.gt_label, strict=True)}
+    labels = {
+        path: bool(label) for batch in batches for path, label in zip(batch.image_path, batch.gt_label, strict=True)
+    }
     assert labels == {path: Path(path).parent.name != "good" for path in datamodule.test_data.samples.image_path}
     broken = next(path for path in batches[0].image_path if "broken" in path)
     assert batches[0].image[batches[0].image_path.index(broken), 0].mean().item() == pytest.approx(0.2)
@@ -152,6 +165,7 @@ def test_batches_carry_images_labels_and_paths(two_trees: Path) -> None:
 
 
 def test_workers_are_automatic_or_as_asked(one_tree: Path) -> None:
+    """None for a few images; a number that was given is kept."""
     datamodule = OneClassFolder(one_tree, "apple")
     datamodule.setup()
     assert datamodule.train_dataloader().num_workers == 0  # 18 images
@@ -170,26 +184,33 @@ class CountingModule(LightningModule):
         self.seen = {"train": 0, "val": 0, "test": 0}
 
     def training_step(self, batch: Any) -> torch.Tensor:
+        """Count images."""
         self.seen["train"] += len(batch.image)
         return self.weight.square()
 
     def validation_step(self, batch: Any) -> None:
+        """Count images."""
         self.seen["val"] += len(batch.image)
 
     def test_step(self, batch: Any) -> None:
+        """Count images."""
         self.seen["test"] += len(batch.image)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Any optimiser."""
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")  # Lightning, with torch 2.10 and later
 @pytest.mark.parametrize(("val_split_mode", "seen"), [("none", (18, 0, 8)), ("same_as_test", (18, 8, 8))])
 def test_lightning_trains_with_and_without_validation(
     one_tree: Path, tmp_path: Path, val_split_mode: Any, seen: tuple[int, int, int]
 ) -> None:
+    """Without a validation set nothing crashes, and the test set stays unseen."""
     datamodule = OneClassFolder(one_tree, "apple", num_workers=0, val_split_mode=val_split_mode)
     trainer = Trainer(
         max_epochs=1,
+        num_sanity_val_steps=0,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -203,6 +224,7 @@ def test_lightning_trains_with_and_without_validation(
 
 
 def test_validation_modes_of_the_base_class(one_tree: Path) -> None:
+    """Each takes its images from where its name says, and from nowhere else."""
     everything = set_up(one_tree, "apple")
     train, test = paths_of(everything.train_data), paths_of(everything.test_data)
     assert everything.val_dataloader() == []
@@ -222,6 +244,7 @@ def test_validation_modes_of_the_base_class(one_tree: Path) -> None:
 
 
 def test_get_datamodule_hands_over_omegaconf_lists(one_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `anomalib benchmark` builds datamodules."""
     monkeypatch.setattr(anomalib.data, "OneClassFolder", OneClassFolder, raising=False)
     arguments = {"root": str(one_tree), "normal_class": "pear", "classes": ["apple", "pear"], "num_workers": 0}
     datamodule = get_datamodule({"class_path": "OneClassFolder", "init_args": arguments})
@@ -232,6 +255,7 @@ def test_get_datamodule_hands_over_omegaconf_lists(one_tree: Path, monkeypatch: 
 
 @pytest.mark.parametrize("config", ["one_class_folder", "wbc", "cifar10", "fashion_mnist", "mvtec"])
 def test_configs_are_accepted_by_the_command_line(config: str) -> None:
+    """Each file of configs/data passes jsonargparse."""
     folder = Path(__file__).parents[3] / "configs/data"
     datamodule = OneClassFolder.from_config(folder / f"{config}.yaml")
     assert isinstance(datamodule, OneClassFolder)
@@ -252,6 +276,7 @@ def test_white_blood_cells_have_the_papers_counts(data_root: Path) -> None:
 
 @pytest.mark.data
 def test_cifar10_has_the_official_counts(data_root: Path) -> None:
+    """5000 to train, 1000 normal and 9000 anomalous to test."""
     datamodule = set_up(data_root / "cifar10", "frog")
     assert len(datamodule.train_data) == 5000
     assert datamodule.test_data.samples.label_index.value_counts().to_dict() == {0: 1000, 1: 9000}

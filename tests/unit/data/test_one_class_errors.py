@@ -28,22 +28,26 @@ def assert_refused(message: str, root: Path, normal_class: str = "cat", **argume
 
 
 def truncate(path: Path) -> Path:
+    """Cut off the end of a file."""
     path.write_bytes(path.read_bytes()[:-100])
     return path
 
 
 def test_missing_root(tmp_path: Path) -> None:
+    """The path is named."""
     with pytest.raises(FileNotFoundError, match=r"root must be an existing folder, got '.*nowhere'; check the path"):
         OneClassFolder(tmp_path / "nowhere", "cat").setup()
 
 
 def test_no_class_folders(tmp_path: Path) -> None:
+    """Images directly in root, and hidden folders, are no classes."""
     (tmp_path / "image.png").touch()
     (tmp_path / ".cache").mkdir()
     assert_refused(f"root must hold one folder per class, got none in '{tmp_path}'", tmp_path)
 
 
 def test_unknown_classes_name_the_nearest_first(root: Path) -> None:
+    """For the normal class and for the classes to use."""
     (root / "dogs2").mkdir()
     message = f"normal_class must be class folders of '{root}', got 'dig'; did you mean one of 'dog', 'dogs2', 'cat'?"
     assert_refused(message, root, "dig")
@@ -52,6 +56,7 @@ def test_unknown_classes_name_the_nearest_first(root: Path) -> None:
 
 
 def test_one_of_the_two_folders(root: Path) -> None:
+    """Half a split is an error, unless train_dir says that it is none."""
     (root / "train").mkdir()
     message = f"root must hold both 'train' and 'test' or neither, got '{root / 'train'}' without '{root / 'test'}'"
     assert_refused(message, root)
@@ -65,6 +70,7 @@ def test_one_of_the_two_folders(root: Path) -> None:
 
 
 def test_class_without_images(root: Path) -> None:
+    """An empty class folder stops setup unless classes leave it out."""
     (root / "bird").mkdir()
     (root / "bird" / "notes.txt").touch()
     assert_refused(f"got none in '{root / 'bird'}'; remove the folder, or name the others in classes", root)
@@ -72,12 +78,14 @@ def test_class_without_images(root: Path) -> None:
 
 
 def test_normal_class_without_training_images(root: Path) -> None:
+    """One image of the normal class all goes to the test set."""
     for path in sorted((root / "cat").iterdir())[1:]:
         path.unlink()
     assert_refused("normal_class must have training images, got none for 'cat'", root)
 
 
 def test_one_training_image_is_warned_of(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Scorers raise their own error where they need more."""
     OneClassFolder(root, "cat", test_split_ratio=0.85).setup()
     assert "One normal training image" in caplog.text
 
@@ -94,6 +102,7 @@ def test_unreadable_images_stop_setup(root: Path) -> None:
 
 
 def test_unreadable_images_are_skipped_on_request(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The others keep their places in the split, and a log line names the file."""
     reference = OneClassFolder(root, "cat")
     reference.setup()
     cut = truncate(Path(reference.train_data.samples.image_path[0]))
@@ -115,5 +124,6 @@ def test_unreadable_images_are_skipped_on_request(root: Path, caplog: pytest.Log
     ],
 )
 def test_arguments_are_checked_at_once(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """Before setup, as no file is needed to see it."""
     with pytest.raises(ValueError, match=message):
         OneClassFolder(tmp_path, "cat", **arguments)
