@@ -20,7 +20,7 @@ __all__ = ["Dn2", "Engine", "OneClassFolder", "__version__"]
 _HOME = {"Dn2": "models", "Engine": "engine", "OneClassFolder": "data"}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute can be anything
+def __getattr__(name: str) -> Any:
     """Load a public name from its module on first use."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names are {', '.join(__all__)}.")

@@ -344,7 +344,8 @@ class _Mends(AnomalibCLI):
         logger.info("Seed %d; --seed_everything %d repeats this run.", seed, seed)
 
     def _refuse(self, message: str) -> NoReturn:
-        self._parser(self.subcommand).error(message)
+        parser: ArgumentParser = self._parser(self.subcommand)
+        parser.error(message)
 
     def instantiate_classes(self) -> None:
         """Build model, data and engine; ``train`` honours the optimizer as ``fit`` does."""

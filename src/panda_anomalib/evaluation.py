@@ -6,7 +6,6 @@ scikit-learn's on the distances as they are, and NaN with a reason in the log wh
 
 import hashlib
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-__all__ = ["AUPR", "AUROC", "F1Max", "F1Score", "FPR95", "FalseAlarmRate", "MissRate", "image_evaluator"]
+__all__ = ["AUPR", "AUROC", "FPR95", "F1Max", "F1Score", "FalseAlarmRate", "MissRate", "image_evaluator"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,17 +87,19 @@ def _joined(state: list[Tensor] | Tensor) -> Tensor:
 class AUROC(AnomalibMetric, _ImageMetric):
     """Area under the ROC curve: the chance that an anomalous image is more distant than a normal one."""
 
-    score: Callable[[Values, Labels], float] = staticmethod(
-        lambda values, labels: metrics.roc_auc_score(labels, values)
-    )
+    @staticmethod
+    def score(values: Values, labels: Labels) -> float:
+        """See the class."""
+        return float(metrics.roc_auc_score(labels, values))
 
 
 class AUPR(AnomalibMetric, _ImageMetric):
     """Area under the precision-recall curve, as average precision."""
 
-    score: Callable[[Values, Labels], float] = staticmethod(
-        lambda values, labels: metrics.average_precision_score(labels, values)
-    )
+    @staticmethod
+    def score(values: Values, labels: Labels) -> float:
+        """See the class."""
+        return float(metrics.average_precision_score(labels, values))
 
 
 class FPR95(AnomalibMetric, _ImageMetric):
@@ -126,9 +127,10 @@ class F1Max(AnomalibMetric, _ImageMetric):
 class F1Score(AnomalibMetric, _ImageMetric):
     """F1 of the labels given at the threshold in use."""
 
-    score: Callable[[Values, Labels], float] = staticmethod(
-        lambda values, labels: metrics.f1_score(labels, values > 0.5, zero_division=0.0)
-    )
+    @staticmethod
+    def score(values: Values, labels: Labels) -> float:
+        """See the class."""
+        return float(metrics.f1_score(labels, values > 0.5, zero_division=0.0))
 
 
 class FalseAlarmRate(AnomalibMetric, _ImageMetric):
@@ -136,7 +138,11 @@ class FalseAlarmRate(AnomalibMetric, _ImageMetric):
 
     higher_is_better = False
     needs_anomalous = False
-    score: Callable[[Values, Labels], float] = staticmethod(lambda values, labels: np.mean(values[~labels] > 0.5))
+
+    @staticmethod
+    def score(values: Values, labels: Labels) -> float:
+        """See the class."""
+        return float(np.mean(values[~labels] > 0.5))
 
 
 class MissRate(AnomalibMetric, _ImageMetric):
@@ -144,7 +150,11 @@ class MissRate(AnomalibMetric, _ImageMetric):
 
     higher_is_better = False
     needs_normal = False
-    score: Callable[[Values, Labels], float] = staticmethod(lambda values, labels: np.mean(values[labels] <= 0.5))
+
+    @staticmethod
+    def score(values: Values, labels: Labels) -> float:
+        """See the class."""
+        return float(np.mean(values[labels] <= 0.5))
 
 
 def image_evaluator() -> Evaluator:

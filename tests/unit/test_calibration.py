@@ -7,6 +7,7 @@ import pytest
 import reference
 import torch
 from anomalib.data import InferenceBatch
+
 from panda_anomalib.calibration import Calibration, conformal_p_values, conformal_threshold
 from panda_anomalib.scorers import KMeansScorer, KNNScorer, Scorer, WhiteningScorer
 

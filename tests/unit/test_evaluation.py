@@ -7,7 +7,9 @@ import pytest
 import reference
 import torch
 from anomalib.data import ImageBatch
-from anomalib.metrics import AUROC as HostAUROC
+from anomalib.metrics import AUROC as HostAUROC  # noqa: N811 - two classes of one name
+from torch import Tensor
+
 from panda_anomalib.evaluation import (
     AUPR,
     AUROC,
@@ -18,7 +20,6 @@ from panda_anomalib.evaluation import (
     MissRate,
     image_evaluator,
 )
-from torch import Tensor
 
 
 def batch(distances: Tensor, labels: Tensor, *, threshold: float = 10.0, start: int = 0) -> ImageBatch:
@@ -43,7 +44,7 @@ def compute(metric_class: type, *batches: ImageBatch) -> float:
 
 
 def test_auroc_of_raw_distances_needs_no_sigmoid() -> None:
-    """anomalib's AUROC calls this perfect separation 0.5, because a sigmoid makes all four scores 1.0."""
+    """Anomalib's AUROC calls this perfect separation 0.5, because a sigmoid makes all four scores 1.0."""
     distances, labels = torch.tensor([20.0, 21.0, 30.0, 31.0]), torch.tensor([0, 0, 1, 1])
     host = HostAUROC(fields=["pred_score", "gt_label"])
     host_batch = ImageBatch(image=torch.zeros(4, 3, 2, 2), gt_label=labels, pred_score=distances)
@@ -57,7 +58,9 @@ def test_auroc_equals_reference_over_batches(rng: np.random.Generator) -> None:
     """With ties, in batches on both sides of 1, where torchmetrics treats batches differently."""
     distances = torch.from_numpy(np.round(rng.gamma(2, size=200), 1).astype(np.float32))
     labels = torch.from_numpy(rng.integers(0, 2, 200))
-    batches = [batch(d, y, start=64 * i) for i, (d, y) in enumerate(zip(distances.split(64), labels.split(64)))]
+    batches = [
+        batch(d, y, start=64 * i) for i, (d, y) in enumerate(zip(distances.split(64), labels.split(64), strict=False))
+    ]
     assert compute(AUROC, *batches) == pytest.approx(reference.auroc(distances.numpy(), labels.numpy()), abs=1e-12)
 
 
@@ -99,7 +102,7 @@ def test_undefined_is_not_zero(
 
 
 def test_distances_that_are_not_finite() -> None:
-    """torchmetrics would return 1.0 with a NaN among the scores."""
+    """Torchmetrics would return 1.0 with a NaN among the scores."""
     with pytest.raises(ValueError, match="values must be finite"):
         compute(AUROC, batch(torch.tensor([1.0, torch.nan]), torch.tensor([0, 1])))
 

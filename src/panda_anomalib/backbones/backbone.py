@@ -73,12 +73,12 @@ class Backbone(nn.Module):
             self.provenance = load_weights(self.network, self.name, self.weights)
             self._weights_pending = False
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - torch's private signature
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._weights_pending = False
 
     @override
-    def train(self, mode: bool = True) -> "Backbone":  # noqa: FBT001, FBT002 - torch's signature
+    def train(self, mode: bool = True) -> "Backbone":
         """Stay in eval mode: batch-norm statistics are never moved (the authors' setting, and ours)."""
         return super().train(mode=False)
 
@@ -100,15 +100,15 @@ class Backbone(nn.Module):
     def _read_out(self, feature_map: Tensor, kind: str) -> Tensor:
         head = self.network.forward_head
         if kind == "default":
-            return head(feature_map)  # type: ignore[no-any-return]
+            return head(feature_map)
         # A map of one position passes through the head's own pooling, whichever it is, unchanged.
         if feature_map.ndim == 3:  # (B, N, C): class and register tokens first
             prefix = getattr(self.network, "num_prefix_tokens", 0)
             pooled = pool(feature_map[:, prefix:], kind)
-            return head(pooled[:, None].expand(-1, prefix + 1, -1))  # type: ignore[no-any-return]
+            return head(pooled[:, None].expand(-1, prefix + 1, -1))
         if getattr(self.network, "output_fmt", "NCHW") == "NHWC":
-            return head(pool(feature_map.flatten(1, 2), kind)[:, None, None])  # type: ignore[no-any-return]
-        return head(pool(feature_map.flatten(2).transpose(1, 2), kind)[..., None, None])  # type: ignore[no-any-return]
+            return head(pool(feature_map.flatten(1, 2), kind)[:, None, None])
+        return head(pool(feature_map.flatten(2).transpose(1, 2), kind)[..., None, None])
 
     @property
     def stem(self) -> nn.Module:
@@ -138,17 +138,18 @@ class Backbone(nn.Module):
         return stages[-self.trunk_stages - 1][0] if self.trunk_stages < len(stages) else ""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_halves": None}  # graph modules are rebuilt where they are needed
+        """State without the halves, which are made again where they are needed."""
+        return {**self.__dict__, "_halves": None}
 
 
 class _Features(nn.Module):
-    def __init__(self, network: Any) -> None:  # noqa: ANN401 - any timm network
+    def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        return self.network.forward_features(images)  # type: ignore[no-any-return]
+        return self.network.forward_features(images)
 
 
 class _StageTracer(fx.Tracer):

@@ -44,7 +44,9 @@ def choose_runtime(name: RuntimeName, device: torch.device, num_images: int | No
         raise ValueError(f"runtime must be one of {', '.join(get_args(RuntimeName))}, got {name!r}.")
     if name.startswith("openvino"):
         if find_spec("openvino") is None:
-            raise ValueError(f"runtime={name!r} needs OpenVINO; install panda-anomalib[openvino], or use runtime='auto'.")
+            raise ValueError(
+                f"runtime={name!r} needs OpenVINO; install panda-anomalib[openvino], or use runtime='auto'."
+            )
         if device.type != "cpu":
             raise ValueError(f"runtime={name!r} computes on the CPU, but the model is on {device}; use runtime='auto'.")
     if name != "auto":
@@ -92,7 +94,7 @@ class _FixedBatch:
 class _Torch(_FixedBatch):
     def __init__(self, network: nn.Module, precision: torch.dtype, *, compiled: bool) -> None:
         super().__init__()
-        network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = copy.deepcopy(network).to(memory_format=torch.channels_last)
         self._precision = precision
         # Freezing folds batch norm into the convolutions and prepacks the weights: half of the gain.
         self._network: Any = torch.compile(network, options={"freezing": True}) if compiled else network

@@ -10,12 +10,12 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import timm.data
 import torch
 from anomalib.data import Batch
 from anomalib.pre_processing import PreProcessor
 from anomalib.pre_processing.utils.spec import transform_to_spec
 from lightning.pytorch import LightningModule, Trainer
+from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, Normalize, Resize, Transform
 from typing_extensions import override
@@ -49,7 +49,7 @@ def weights_transform(
         ValueError: If the crop is larger than the resized image.
     """
     args: dict[str, Any] = {} if img_size is None else {"img_size": img_size}
-    config = timm.data.resolve_data_config(args, pretrained_cfg=pretrained_cfg)
+    config = resolve_data_config(args, pretrained_cfg=pretrained_cfg)
     crop_hw = _pair(crop if crop is not None else config["input_size"][1:])
     if resize is None:
         resize = crop_hw if config["crop_mode"] == "squash" else int(min(crop_hw) / config["crop_pct"])
@@ -101,7 +101,9 @@ class SeparableResizeCrop(nn.Module):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
+        height, width = images.shape[-2:]  # symbolic while a graph is exported
+        full_height: Any
+        full_width: Any
         if len(self.size) == 2:
             full_height, full_width = self.size
         else:  # the shorter side; torchvision truncates the longer one
@@ -120,7 +122,8 @@ class SeparableResizeCrop(nn.Module):
         target = torch.arange(crop, dtype=like.dtype, device=like.device) + start
         source = torch.arange(length, dtype=like.dtype, device=like.device)
         centre = (target + 0.5) * scale
-        distance = (source[None] + 0.5 - centre[:, None]) / torch.sym_max(scale, 1.0)  # widened when shrinking
+        widening: Any = torch.sym_max(scale, 1.0)  # when shrinking
+        distance = (source[None] + 0.5 - centre[:, None]) / widening
         weights = _FILTERS[self.interpolation](distance.abs())
         return weights / weights.sum(dim=1, keepdim=True)
 
@@ -154,7 +157,7 @@ class ImagePreProcessor(PreProcessor):
         super().load_checkpoint_config(config)
         self._derive()
 
-    def install(self, dataset: Any) -> None:  # noqa: ANN401 - any dataset with anomalib's ``augmentations``
+    def install(self, dataset: Any) -> None:
         """Let the workers of a dataset resize and crop, after its own augmentations.
 
         Args:
@@ -183,9 +186,7 @@ class ImagePreProcessor(PreProcessor):
         self.install_all(trainer)
 
     @override
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         self._transform_batch(batch, trainer.train_dataloader, 0)
 
     @override

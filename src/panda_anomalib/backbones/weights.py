@@ -210,7 +210,7 @@ _WAYS_OUT = (
 )
 
 
-def _cached_file(cfg: Any) -> Path | None:  # noqa: ANN401 - timm's PretrainedCfg
+def _cached_file(cfg: Any) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     if cfg.hf_hub_id:
@@ -226,7 +226,7 @@ def _cached_file(cfg: Any) -> Path | None:  # noqa: ANN401 - timm's PretrainedCf
     return None
 
 
-def _hub_is_reachable(cfg: Any) -> bool:  # noqa: ANN401 - timm's PretrainedCfg
+def _hub_is_reachable(cfg: Any) -> bool:
     """Whether a connection opens within a second; the hub's client would retry for most of a minute."""
     from huggingface_hub import constants
 

@@ -132,7 +132,7 @@ class Benchmark(AnomalibBenchmark):  # type: ignore[misc, unused-ignore] # anoma
 
     @staticmethod
     @override
-    def _setup_runners(args: dict[str, Any]) -> list[BenchmarkRunner]:  # type: ignore[override] # a list of Runner there
+    def _setup_runners(args: dict[str, Any]) -> list[BenchmarkRunner]:
         named = args["accelerator"] if isinstance(args["accelerator"], list) else [args["accelerator"]]
         rows: list[dict[str, Any]] = []
         folder = _unused_folder()
@@ -187,8 +187,11 @@ def _lightning_warnings_only() -> Iterator[None]:
 def _print(table: pd.DataFrame) -> None:
     """Print what tells the rows apart and what was measured, one line for each job."""
     first = [name for name in ("model.class_path", "data.class_path") if name in table]
-    varying = [name for name in table if name not in first and table[name].astype(str).nunique() > 1]
-    metrics = [name for name in table if name not in (*first, *varying) and name.startswith(("image_", "pixel_"))]
+    names = [str(name) for name in table]
+    varying = [name for name in names if name not in first and table[name].astype(str).nunique() > 1]
+    metrics = [
+        name for name in map(str, table) if name not in (*first, *varying) and name.startswith(("image_", "pixel_"))
+    ]
     shown = Table(title="Benchmark", header_style="bold")
     for name in (columns := [*first, *varying, *metrics]):
         shown.add_column(name, overflow="fold")

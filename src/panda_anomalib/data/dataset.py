@@ -53,7 +53,7 @@ class ImageDataset(AnomalibDataset):
 
     def __getitem__(self, index: int) -> ImageItem:
         """Image ``(3, H, W)`` in [0, 1] after ``augmentations``, with label and path."""
-        path = self.samples["image_path"].iat[index]
+        path = str(self.samples["image_path"].iat[index])
         image = read_image(path)
         if self.augmentations:
             image = self.augmentations(image)

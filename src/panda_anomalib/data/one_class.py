@@ -121,7 +121,7 @@ class OneClassFolder(AnomalibDataModule):
 
     @property
     @override
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """Name of the data in the run folder."""
         return self._name or self.root.resolve().name
 

@@ -10,8 +10,7 @@ import torch
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
-from anomalib.models.components import AnomalibModule
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ _CHECKPOINT_KEY = "panda_anomalib"
 _FREE_ARGUMENTS = {"weights", "runtime"}
 
 if TYPE_CHECKING:
-    _Host = AnomalibModule
+    from anomalib.models.components import AnomalibModule as _Host
 else:
     # anomalib lists only direct subclasses of AnomalibModule as models: they name it themselves, after this mixin
     _Host = object
@@ -53,6 +52,10 @@ class DetectorMixin(_Host):
     """
 
     model: Detector
+    pre_processor: Any
+    post_processor: Any
+    visualizer: Any
+    name: str
     training_paths: list[str]
     """Paths of the images in the memory bank, in its order."""
     provenance: dict[str, str]
@@ -99,12 +102,12 @@ class DetectorMixin(_Host):
 
     @classmethod
     @override
-    def configure_visualizer(cls) -> NeighborVisualizer:  # type: ignore[override]  # any Visualizer is accepted
+    def configure_visualizer(cls) -> NeighborVisualizer:
         return NeighborVisualizer()
 
     @override
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), PredictionWriter()]  # type: ignore[misc]
+        return [*super().configure_callbacks(), PredictionWriter()]
 
     @override
     def configure_optimizers(self) -> None:
@@ -126,7 +129,7 @@ class DetectorMixin(_Host):
             # DistributedDataParallel refuses a module in which nothing is trained
             self._ddp_anchor = nn.Parameter(torch.zeros(1, device=self.device))
         has_validation = hasattr(getattr(self.trainer, "datamodule", None), "val_data")
-        monitors = any(getattr(callback, "monitor", None) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        monitors = any(getattr(callback, "monitor", None) for callback in self.trainer.callbacks)
         if not (has_validation and monitors):
             self._validation_batches = self.trainer.limit_val_batches
             self.trainer.limit_val_batches = 0  # the threshold comes from the training images, nothing is monitored
@@ -168,7 +171,7 @@ class DetectorMixin(_Host):
             return  # fitted before the validation of this epoch
         embeddings, paths = self._store.gather()
         self._store = EmbeddingStore()
-        expected = len(self.trainer.train_dataloader.dataset)  # type: ignore[union-attr]
+        expected = len(self.trainer.train_dataloader.dataset)
         if len(paths) < expected:
             logger.warning(
                 "The memory bank holds %d of %d training images: the trainer's limits (max_steps, "

@@ -44,4 +44,5 @@ class Detector(nn.Module):
         return InferenceBatch(pred_score=self.scorer(self.embed(images)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "runtime": None}  # compiled for this process
+        """State without the runtime, which was made for this process."""
+        return {**self.__dict__, "runtime": None}

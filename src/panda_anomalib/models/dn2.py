@@ -64,6 +64,7 @@ class Dn2(DetectorMixin, AnomalibModule):
     def __init__(
         self,
         backbone: str = "tf_efficientnet_lite0",
+        *,
         weights: str = "default",
         backbone_args: dict[str, Any] | None = None,
         pooling: PoolingName = "default",
@@ -76,10 +77,10 @@ class Dn2(DetectorMixin, AnomalibModule):
         crop: int | Sequence[int] | None = None,
         false_positive_rate: float = 0.05,
         runtime: RuntimeName = "auto",
-        pre_processor: PreProcessor | bool = True,  # noqa: FBT001, FBT002 - anomalib's signature
-        post_processor: nn.Module | bool = True,  # noqa: FBT001, FBT002
-        evaluator: Evaluator | bool = True,  # noqa: FBT001, FBT002
-        visualizer: Visualizer | bool = True,  # noqa: FBT001, FBT002
+        pre_processor: PreProcessor | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
     ) -> None:
         # OmegaConf's containers must not reach the checkpoint, which holds plain data only.
         backbone_args, scorer_args, resize, crop = map(_plain, (backbone_args, scorer_args, resize, crop))
@@ -133,5 +134,5 @@ class Dn2(DetectorMixin, AnomalibModule):
         )
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - any argument
+def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

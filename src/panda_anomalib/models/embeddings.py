@@ -17,6 +17,7 @@ class EmbeddingStore:
         self._paths: list[str] = []
 
     def __len__(self) -> int:
+        """Number of images added in this process."""
         return len(self._paths)
 
     def add(self, embeddings: Tensor, paths: list[str] | None) -> None:

@@ -69,9 +69,7 @@ def check_export(
         raise RuntimeError(
             f"exported file must agree with the model to {TOLERANCE:g}, got {summary}; it is kept as {refused}."
         )
-    logger.info(
-        "%s: %s; one image takes %.1f ms (the model in PyTorch: %.1f ms).", path.name, summary, theirs, ours
-    )
+    logger.info("%s: %s; one image takes %.1f ms (the model in PyTorch: %.1f ms).", path.name, summary, theirs, ours)
 
 
 def _as_in_testing(model: "DetectorMixin", images: Tensor) -> tuple[Array, Array]:
@@ -145,7 +143,7 @@ def _run_openvino(path: Path) -> Run:
     return run
 
 
-def _labels(labels: Any, count: int) -> Array:  # noqa: ANN401 - an array or tensor of any runtime
+def _labels(labels: Any, count: int) -> Array:
     return np.zeros(count, dtype=bool) if labels is None else np.asarray(labels).astype(bool)
 
 

@@ -21,7 +21,7 @@ _CLASSES: dict[str, type[Scorer]] = {
 }
 
 
-def make_scorer(name: ScorerName, **arguments: Any) -> Scorer:  # noqa: ANN401 - ends in a constructor
+def make_scorer(name: ScorerName, **arguments: Any) -> Scorer:
     """Build a scorer by name.
 
     Raises:
@@ -29,7 +29,7 @@ def make_scorer(name: ScorerName, **arguments: Any) -> Scorer:  # noqa: ANN401 -
     """
     if name not in _CLASSES:
         raise ValueError(f"scorer must be one of {', '.join(get_args(ScorerName))}, got {name!r}.")
-    accepted = [parameter for parameter in inspect.signature(_CLASSES[name]).parameters]
+    accepted = list(inspect.signature(_CLASSES[name]).parameters)
     if unknown := sorted(set(arguments) - set(accepted)):
         raise ValueError(
             f"scorer {name!r} accepts {', '.join(accepted) or 'no arguments'}, got {', '.join(unknown)}; remove it."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["Neighbors", "Scorer", "ScoredEmbeddings"]
+__all__ = ["Neighbors", "ScoredEmbeddings", "Scorer"]
 
 Neighbors = tuple[Tensor, Tensor]
 """Distances (B, k) ascending and positions (B, k) in the fitted embeddings."""
@@ -79,7 +79,7 @@ class Scorer(nn.Module, ABC):
         for fold in np.array_split(order, min(_NUM_FOLDS, count)):
             rest = np.setdiff1d(order, fold)
             scorer = self._for_size(len(rest))
-            scorer._fit(embeddings[torch.from_numpy(rest)])  # noqa: SLF001 - a copy of ourselves
+            scorer._fit(embeddings[torch.from_numpy(rest)])
             distances[torch.from_numpy(fold)] = scorer(embeddings[torch.from_numpy(fold)]).cpu()
         return distances.to(embeddings.device)
 

@@ -16,7 +16,7 @@ _LINKS = 32
 _SEARCH_WIDTH = 128
 
 
-def build_index(kind: IndexName, bank: Tensor) -> Any:  # noqa: ANN401 - faiss has no types
+def build_index(kind: IndexName, bank: Tensor) -> Any:
     """Build a faiss index over the bank ``(N, D)``.
 
     ``flat`` searches everything; ``ivf`` the 16 nearest of about 4 sqrt(N) cells; ``hnsw`` follows a neighbour graph
@@ -38,7 +38,7 @@ def build_index(kind: IndexName, bank: Tensor) -> Any:  # noqa: ANN401 - faiss h
     return index
 
 
-def search_index(index: Any, queries: Tensor, count: int) -> Tensor:  # noqa: ANN401 - faiss has no types
+def search_index(index: Any, queries: Tensor, count: int) -> Tensor:
     """Positions ``(B, count)`` of candidate neighbours; where fewer were found the last one is repeated."""
     _, found = index.search(queries.detach().cpu().numpy(), count)
     positions = torch.from_numpy(found).to(queries.device)

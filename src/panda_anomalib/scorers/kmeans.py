@@ -3,6 +3,7 @@
 import copy
 
 import faiss
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -80,7 +81,7 @@ class KMeansScorer(Scorer):
             max_points_per_centroid=len(embeddings),  # and take a sample above 256
         )
         kmeans.train(embeddings.cpu().numpy())
-        self.means = torch.from_numpy(kmeans.centroids.copy()).to(embeddings.device)
+        self.means = torch.from_numpy(np.array(kmeans.centroids)).to(embeddings.device)
         mean, norms = mean_and_norms(embeddings)
         self.representatives = nearest(self.means, embeddings, mean, norms, 1)[1][:, 0]
 

@@ -155,7 +155,8 @@ class KNNScorer(Scorer):
         return scorer
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_faiss": None}  # a cache, and not picklable
+        """State without the index, which is a cache."""
+        return {**self.__dict__, "_faiss": None}
 
     @override
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

@@ -44,7 +44,8 @@ def nearest(
         exclude: Position ``(B,)`` in the bank that each query must not find: itself, when the bank is searched for
             its own rows. By position, because duplicates are neighbours like others.
     """
-    return refine(queries, bank, _rank(queries, bank, mean, norms, num_neighbors + _MARGIN, exclude), num_neighbors)
+    candidates = _rank(queries, bank, mean, norms, count=num_neighbors + _MARGIN, exclude=exclude)
+    return refine(queries, bank, candidates, num_neighbors)
 
 
 def refine(queries: Tensor, bank: Tensor, candidates: Tensor, num_neighbors: int) -> tuple[Tensor, Tensor]:
@@ -54,9 +55,7 @@ def refine(queries: Tensor, bank: Tensor, candidates: Tensor, num_neighbors: int
     return values, candidates.gather(1, order)
 
 
-def _rank(
-    queries: Tensor, bank: Tensor, mean: Tensor, norms: Tensor, count: int, exclude: Tensor | None
-) -> Tensor:
+def _rank(queries: Tensor, bank: Tensor, mean: Tensor, norms: Tensor, *, count: int, exclude: Tensor | None) -> Tensor:
     centred = queries - mean
     shift = centred @ mean  # (q - m)(b - m) = (q - m) b - (q - m) m: no centred copy of the bank is needed
     best: tuple[Tensor, Tensor] | None = None

@@ -19,13 +19,14 @@ class WhiteningScorer(Scorer):
     """PCA-whitened embeddings, scored by nearest neighbours or by the squared norm (Mahalanobis distance).
 
     ``w(x) = V_r^T (x - mean) / sqrt(lambda_r)``. With fewer normal images than dimensions, whitening all components
-    puts every normal image at the same distance from every other: components must be left out.
+    puts every normal image at the same distance from every other: components must be left out, or their eigenvalues
+    shrunk towards their mean, ``(1 - shrinkage) lambda + shrinkage * mean(lambda)``.
 
     Shapes: embeddings ``(B, D)``, whitened ``(B, r)``, distances ``(B,)``.
 
     Args:
-        n_components: r as a number, or the fraction of variance to keep, in (0, 1).
-        shrinkage: Weight in [0, 1] of the mean eigenvalue in each kept eigenvalue; 1 is no whitening.
+        n_components: r as a number, the fraction of variance to keep, in (0, 1), or None for all D.
+        shrinkage: In [0, 1]; 1 is no whitening. All components need some unless images outnumber dimensions.
         score: ``knn`` or ``center``.
         num_neighbors: k of ``knn``.
 
@@ -39,16 +40,17 @@ class WhiteningScorer(Scorer):
 
     def __init__(
         self,
-        n_components: float = 0.9,
+        n_components: float | None = 0.9,
         *,
         shrinkage: float = 0.0,
         score: Literal["knn", "center"] = "knn",
         num_neighbors: int = 2,
     ) -> None:
         super().__init__()
-        if not (0 < n_components < 1 or (n_components >= 1 and n_components == int(n_components))):
+        if n_components is not None and not (0 < n_components < 1 or n_components == int(n_components) >= 1):
             raise ValueError(
-                f"n_components must be a fraction between 0 and 1 or a whole number of components, got {n_components}."
+                "n_components must be a fraction between 0 and 1, a whole number of components, or null for all, "
+                f"got {n_components}."
             )
         if not 0 <= shrinkage <= 1:
             raise ValueError(f"shrinkage must be between 0 and 1, got {shrinkage}.")
@@ -63,25 +65,25 @@ class WhiteningScorer(Scorer):
     @override
     def _check(self, embeddings: Tensor) -> None:
         super()._check(embeddings)
-        most = min(len(embeddings) - 1, embeddings.shape[1])
-        if self.n_components > most:
+        count, dim = embeddings.shape
+        if self.n_components is None and self.shrinkage == 0 and count <= dim:
             raise ValueError(
-                f"n_components must be at most {most} with {len(embeddings)} normal images of "
-                f"{embeddings.shape[1]} dimensions, got {self.n_components}; lower it or give a fraction such as 0.9."
+                f"shrinkage must be above 0 for all components of {count} normal images of {dim} dimensions, got 0; "
+                "set it, or n_components."
             )
-        self.scorer._check(embeddings)  # noqa: SLF001 - our own part
+        if self.n_components is not None and self.n_components > (most := min(count - 1, dim)):
+            raise ValueError(
+                f"n_components must be at most {most} with {count} normal images of {dim} dimensions, "
+                f"got {self.n_components}; lower it or give a fraction such as 0.9."
+            )
+        self.scorer._check(embeddings)
 
     @override
     def _fit(self, embeddings: Tensor) -> None:
-        wanted = self.n_components if self.n_components < 1 else int(self.n_components)
-        # the same result in float64; the covariance is several times faster where images outnumber dimensions
-        solver = "covariance_eigh" if len(embeddings) > embeddings.shape[1] else "full"
-        pca = PCA(n_components=wanted, svd_solver=solver).fit(embeddings.double().cpu().numpy())
-        eigenvalues = torch.from_numpy(pca.explained_variance_)
+        eigenvalues, directions, mean = _principal_axes(embeddings, self.n_components)
         eigenvalues = (1 - self.shrinkage) * eigenvalues + self.shrinkage * eigenvalues.mean()
-        components = torch.from_numpy(pca.components_) / eigenvalues.sqrt()[:, None]
-        self.mean = torch.from_numpy(pca.mean_).float().to(embeddings.device)
-        self.components = components.float().to(embeddings.device)
+        self.mean = mean.float().to(embeddings.device)
+        self.components = (directions / eigenvalues.sqrt()[:, None]).float().to(embeddings.device)
         self.scorer.fit(self._whiten(embeddings))
 
     @override
@@ -105,7 +107,21 @@ class WhiteningScorer(Scorer):
     @override
     def _for_size(self, count: int) -> "WhiteningScorer":
         scorer = copy.deepcopy(self)
-        if self.n_components >= 1:
+        if self.n_components is not None and self.n_components >= 1:
             scorer.n_components = min(self.n_components, count - 1)
-        scorer.scorer = self.scorer._for_size(count)  # type: ignore[assignment]  # noqa: SLF001 - our own part
+        scorer.scorer = self.scorer._for_size(count)  # type: ignore[assignment]
         return scorer
+
+
+def _principal_axes(embeddings: Tensor, n_components: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues ``(r,)``, directions ``(r, D)`` and mean ``(D,)`` of the covariance, in float64."""
+    rows = embeddings.double().cpu()
+    if n_components is None:  # also the directions in which the images do not vary, which scikit-learn leaves out
+        mean = rows.mean(dim=0)
+        eigenvalues, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / (len(rows) - 1))
+        return eigenvalues.clamp_min(0), vectors.T, mean
+    # the same result either way; the covariance is several times faster where images outnumber dimensions
+    solver = "covariance_eigh" if len(rows) > rows.shape[1] else "full"
+    pca = PCA(n_components=n_components if n_components < 1 else int(n_components), svd_solver=solver)
+    pca.fit(rows.numpy())
+    return tuple(map(torch.from_numpy, (pca.explained_variance_, pca.components_, pca.mean_)))  # type: ignore[return-value]

@@ -5,6 +5,7 @@ import pytest
 import reference
 import timm
 import torch
+
 from panda_anomalib.backbones import Backbone, EmbeddingNormalization
 from panda_anomalib.backbones.pooling import pool
 
@@ -22,7 +23,7 @@ NETWORKS: dict[str, dict[str, int]] = {
 
 
 def twins(name: str) -> tuple[torch.nn.Module, Backbone]:
-    """timm's network and our backbone with the same random weights."""
+    """Timm's network and our backbone with the same random weights."""
     arguments = NETWORKS[name]
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=0, **arguments).eval()
@@ -160,5 +161,5 @@ def test_a_zero_embedding_stays_finite() -> None:
 @pytest.mark.parametrize(("kind", "power"), [("l1", 0.5), ("power_l2", 0.0), ("power_l2", 1.5)])
 def test_normalization_not_accepted(kind: str, power: float) -> None:
     """Each says what is accepted."""
-    with pytest.raises(ValueError, match="normalization must be none|power must be above 0"):
+    with pytest.raises(ValueError, match=r"normalization must be none|power must be above 0"):
         EmbeddingNormalization(kind, power=power)

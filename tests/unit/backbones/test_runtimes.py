@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+
 from panda_anomalib.backbones import Backbone, make_runtime, runtimes
 from panda_anomalib.backbones.runtimes import RuntimeName, choose_runtime
 
@@ -88,7 +89,7 @@ def test_auto_chooses_what_is_fastest_here(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_runtime_not_accepted() -> None:
     """Unknown, or on the wrong device."""
-    with pytest.raises(ValueError, match="runtime must be one of auto, eager, .* got 'tensorrt'"):
+    with pytest.raises(ValueError, match=r"runtime must be one of auto, eager, .* got 'tensorrt'"):
         choose_runtime("tensorrt", CPU, None)
     pytest.importorskip("openvino")
     with pytest.raises(ValueError, match="computes on the CPU, but the model is on cuda"):

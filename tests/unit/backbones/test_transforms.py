@@ -10,9 +10,10 @@ import timm
 import torch
 from anomalib.data import ImageBatch
 from anomalib.pre_processing import PreProcessor
-from panda_anomalib.backbones.transforms import ImagePreProcessor, SeparableResizeCrop, weights_transform
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import CenterCrop, Compose, InterpolationMode, RandomHorizontalFlip, Resize
+
+from panda_anomalib.backbones.transforms import ImagePreProcessor, SeparableResizeCrop, weights_transform
 
 LITE0 = timm.get_pretrained_cfg("tf_efficientnet_lite0").to_dict()
 SIZES = [(32, 32), (120, 88), (300, 401), (224, 224), (513, 700), (97, 333)]
@@ -131,7 +132,7 @@ def test_workers_and_callback_make_the_whole_transform_once() -> None:
 
 
 def test_install_takes_the_place_of_anomalibs_resize_and_keeps_augmentations() -> None:
-    """anomalib appends the model's Resize; twice installed is once installed."""
+    """Anomalib appends the model's Resize; twice installed is once installed."""
     pre_processor = ImagePreProcessor(weights_transform(LITE0))
     resize, flip = pre_processor.transform.transforms[0], RandomHorizontalFlip(1.0)
     for before, kept in ((resize, 0), (Compose([flip, resize]), 1), (flip, 1), (Compose([flip]), 1), (None, 0)):
@@ -159,7 +160,7 @@ def test_dataset_of_another_model_is_refused() -> None:
 
 
 def test_foreign_batches_are_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
-    """anomalib's collate stretches images of different shapes before we can see them."""
+    """Anomalib's collate stretches images of different shapes before we can see them."""
     pre_processor = ImagePreProcessor(weights_transform(LITE0))
     with caplog.at_level(logging.WARNING):
         run(pre_processor, _Dataset(), torch.rand(1, 3, 50, 60))

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
+
 from panda_anomalib.backbones import Backbone
 from panda_anomalib.backbones import weights as weights_module
 from panda_anomalib.backbones.weights import PACKAGED, check_backbone, load_weights, packaged_state_dict
-from safetensors.torch import save_file
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_no_weights_at_hand_is_said_at_once(empty_cache: None) -> None:
 
 
 def test_weights_without_any_source(empty_cache: None) -> None:
-    """timm has architectures nobody trained."""
+    """Timm has architectures nobody trained."""
     with pytest.raises(FileNotFoundError, match="do not exist in timm"):
         Backbone("resnetv2_50d", weights="default").load_weights()
 
@@ -146,9 +147,7 @@ def test_file_of_another_model(network: torch.nn.Module, tmp_path: Path) -> None
         load_weights(network, "test_resnet", str(path))
 
 
-def test_file_with_another_shape(
-    network: torch.nn.Module, state: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_file_with_another_shape(network: torch.nn.Module, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """The shapes are named."""
     path = tmp_path / "shape.pth"
     key = "layer1.0.conv1.weight"
@@ -164,14 +163,12 @@ def test_file_is_missing(network: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_truncated_file(
-    suffix: str, network: torch.nn.Module, state: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_truncated_file(suffix: str, network: torch.nn.Module, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     """A download that broke off."""
     path = tmp_path / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match="cannot be read .*broken or truncated"):
+    with pytest.raises(ValueError, match=r"cannot be read .*broken or truncated"):
         load_weights(network, "test_resnet", str(path))
 
 
@@ -189,7 +186,7 @@ def test_file_that_carries_code_is_refused(network: torch.nn.Module, tmp_path: P
     with pytest.raises(ValueError, match="carries code or other objects, which are not executed"):
         load_weights(network, "test_resnet", str(path))
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(_Bomb()))
-    with pytest.raises(ValueError, match="carries code|cannot be read"):
+    with pytest.raises(ValueError, match=r"carries code|cannot be read"):
         load_weights(network, "test_resnet", str(tmp_path / "plain.pth"))
 
 

@@ -15,10 +15,11 @@ import reference
 import torch
 from anomalib.data import Folder, PredictDataset
 from anomalib.engine import Engine
-from panda_anomalib import Dn2, OneClassFolder
-from panda_anomalib.data.reading import read_image
 from PIL import Image
 from torch.utils.data import DataLoader
+
+from panda_anomalib import Dn2, OneClassFolder
+from panda_anomalib.data.reading import read_image
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "weights": "random", "runtime": "eager", "resize": 80, "crop": 64}
 
@@ -52,7 +53,7 @@ def seeded(**arguments: Any) -> Dn2:
 
 
 def engine(root: Path, **arguments: Any) -> Engine:
-    """anomalib's own engine, quiet."""
+    """Anomalib's own engine, quiet."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     return Engine(default_root_dir=root, **{**quiet, **arguments})
 
@@ -141,7 +142,9 @@ def test_checkpoint_gives_the_same_scores_bit_for_bit(
     expected = run.predict(model, dataloaders=loader(photographs, model))
     path = run.best_model_path
     restored = Dn2.load_from_checkpoint(path)
-    assert_same_predictions(engine(tmp_path / "load").predict(restored, dataloaders=loader(photographs, model)), expected)
+    assert_same_predictions(
+        engine(tmp_path / "load").predict(restored, dataloaders=loader(photographs, model)), expected
+    )
     other = Dn2(**{**SMALL, "num_neighbors": 1, "crop": 48, "false_positive_rate": 0.3})
     found = engine(tmp_path / "other").predict(other, dataloaders=loader(photographs, model), ckpt_path=path)
     assert_same_predictions(found, expected)
@@ -214,7 +217,7 @@ def test_restoring_needs_neither_network_nor_package(
 
 
 def test_second_fit_forgets_the_first(photographs: Path, tmp_path: Path) -> None:
-    """anomalib's bank models keep the first bank for ever."""
+    """Anomalib's bank models keep the first bank for ever."""
     model = seeded()
     engine(tmp_path / "a").fit(model, datamodule=data(photographs))
     first = model.model.scorer.memory_bank.clone()

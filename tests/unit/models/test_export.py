@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import ImageBatch
+from PIL import Image
+
 from panda_anomalib import Dn2
 from panda_anomalib.data.reading import read_image
 from panda_anomalib.models import export
 from panda_anomalib.models.embeddings import EmbeddingStore
-from PIL import Image
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -105,7 +106,9 @@ def test_export_that_disagrees_is_refused(images: list[str], tmp_path: Path, mon
 
     model = fitted(images)
     model.pre_processor = PreProcessor(model.pre_processor.transform)
-    with pytest.raises(RuntimeError, match="exported file must agree with the model to 0.0001, got largest difference"):
+    with pytest.raises(
+        RuntimeError, match=r"exported file must agree with the model to 0.0001, got largest difference"
+    ):
         model.to_torch(tmp_path)
     assert [path.name for path in tmp_path.rglob("model*")] == ["model.pt.refused"]
 
@@ -124,7 +127,7 @@ def test_export_is_checked_without_the_training_images(
 
 @pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
 def test_untrained_model_is_not_exported(kind: str, tmp_path: Path) -> None:
-    """anomalib fails with a shape error inside the tracer."""
+    """Anomalib fails with a shape error inside the tracer."""
     model = Dn2(backbone="test_resnet", weights="random")
     with pytest.raises(RuntimeError, match="Dn2 is not trained; fit it first"):
         getattr(model, f"to_{kind}")(tmp_path)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import reference
 import torch
+from torch import Tensor
+
 from panda_anomalib.scorers import (
     CenterScorer,
     KMeansScorer,
@@ -16,7 +18,6 @@ from panda_anomalib.scorers import (
     make_scorer,
     search,
 )
-from torch import Tensor
 
 SQUARE = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0], [10.0, 0.0]])  # METHODS, section 7
 
@@ -86,9 +87,7 @@ def test_knn_calibration_keeps_duplicates_as_neighbors(normal: Tensor) -> None:
     )
 
 
-def test_search_in_blocks_equals_brute_force(
-    monkeypatch: pytest.MonkeyPatch, normal: Tensor, queries: Tensor
-) -> None:
+def test_search_in_blocks_equals_brute_force(monkeypatch: pytest.MonkeyPatch, normal: Tensor, queries: Tensor) -> None:
     """Neighbours from several blocks of the bank are merged; each block holds some of them."""
     monkeypatch.setattr(search, "_BLOCK", 7)
     scorer = KNNScorer(5)
@@ -193,6 +192,20 @@ def test_whitening_equals_reference(shrinkage: float, normal: Tensor, queries: T
         np.testing.assert_allclose(scorer(queries), expected, rtol=2e-4, atol=1e-6)
 
 
+def test_shrunk_whitening_of_all_directions(rng: np.random.Generator) -> None:
+    """Fewer images than dimensions: directions without variance count too, by the shrunk eigenvalue."""
+    bank, queries = rng.normal(size=(6, 10)).astype(np.float32), rng.normal(size=(4, 10)).astype(np.float32)
+    covariance = np.cov(bank.astype(np.float64).T)
+    shrunk = 0.7 * covariance + 0.3 * np.trace(covariance) / 10 * np.eye(10)
+    expected = [
+        np.sort([(query - row) @ np.linalg.inv(shrunk) @ (query - row) for row in bank.astype(np.float64)])[:2].mean()
+        for query in queries.astype(np.float64)
+    ]
+    scorer = WhiteningScorer(None, shrinkage=0.3)
+    scorer.fit(torch.from_numpy(bank))
+    np.testing.assert_allclose(scorer(torch.from_numpy(queries)), expected, rtol=1e-4)
+
+
 def test_whitening_of_everything_makes_a_simplex() -> None:
     """METHODS section 7: three points, all components: 4/3 from the mean, 4 from each other."""
     points = torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 0.0], [0.0, 5.0, 3.0]])
@@ -290,8 +303,8 @@ def test_embeddings_that_are_not_finite(scorer: Scorer, normal: Tensor) -> None:
         ("kmeans", {"num_means": 0}, "num_means must be at least 1, got 0"),
         ("kmeans", {"num_neighbors": 0}, "num_neighbors must be at least 1, got 0"),
         ("kmeans", {"distance": "cosine"}, "distance must be euclidean or squared, got 'cosine'"),
-        ("whitening", {"n_components": 0}, "n_components must be a fraction between 0 and 1 or a whole number"),
-        ("whitening", {"n_components": 2.5}, "n_components must be a fraction between 0 and 1 or a whole number"),
+        ("whitening", {"n_components": 0}, "n_components must be a fraction between 0 and 1, a whole number"),
+        ("whitening", {"n_components": 2.5}, "n_components must be a fraction between 0 and 1, a whole number"),
         ("whitening", {"shrinkage": 2}, "shrinkage must be between 0 and 1, got 2"),
         ("whitening", {"score": "max"}, "score must be knn or center, got 'max'"),
         ("center", {"num_neighbors": 3}, "scorer 'center' accepts no arguments, got num_neighbors"),
