@@ -206,6 +206,7 @@ class PredictionWriter(Callback):
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         stage_folder(trainer)
         self._table = PredictionTable()
+        trainer.test_loop.verbose = False  # Lightning's table would repeat our summary, with nan for undefined
 
     @override
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -303,7 +304,7 @@ def _report(trainer: pl.Trainer, pl_module: Any, rows: pd.DataFrame) -> dict[str
         "false_alarms": int(normal["predicted_label"].sum()),
         "missed": int((anomalous["predicted_label"] == 0).sum()),
         **{
-            name: None if post_processor is None else kind(getattr(post_processor, name))
+            name: kind(getattr(post_processor, name)) if hasattr(post_processor, name) else None
             for name, kind in calibrated.items()
         },
         "provenance": getattr(pl_module, "provenance", None),

@@ -20,7 +20,7 @@ from panda_anomalib import Dn2, OneClassFolder
 
 root, out, devices = sys.argv[1], sys.argv[2], int(sys.argv[3])
 torch.manual_seed(0)
-model = Dn2(backbone="test_resnet", weights="random", runtime="eager", resize=80, crop=64)
+model = Dn2(backbone="test_resnet", weights="random", runtime="eager", resize=80, crop=64, scorer="knn")
 data = OneClassFolder(root=root, normal_class="astronaut", test_split_ratio=0.25, num_workers=0, train_batch_size=4,
                       eval_batch_size=4)
 several = {"strategy": "ddp", "devices": devices} if devices > 1 else {"devices": 1}

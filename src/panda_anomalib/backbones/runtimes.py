@@ -7,6 +7,7 @@ ones are padded: compiled graphs are built once, and an image gets the same embe
 import copy
 import logging
 import shutil
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -117,8 +118,10 @@ class _OpenVino(_FixedBatch):
         if self._compiled is None:
             import openvino
 
-            with torch.no_grad():
-                model = openvino.convert_model(self._network, example_input=images, input=[tuple(images.shape)])
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the exporter about itself
+                program = torch.export.export(self._network, (images,))
+                model = openvino.convert_model(program)
             config = {"INFERENCE_PRECISION_HINT": self._hint, "PERFORMANCE_HINT": "LATENCY"}
             self._compiled = openvino.Core().compile_model(model, "CPU", config)
         return torch.from_numpy(self._compiled(images.contiguous().numpy())[0]).float()

@@ -150,7 +150,9 @@ class ImagePreProcessor(PreProcessor):
             resize, crop, self._normalize = parts
             self._geometry = Geometry(resize, crop)
             exportable = SeparableResizeCrop(resize.size, _pair(crop.size), resize.interpolation)
-            self.export_transform = nn.Sequential(exportable, self._normalize)
+            # Normalising first gives the same, as the resampling weights sum to 1; behind a matrix product OpenVINO
+            # 2026.4 takes the three channel means for a bias of its columns, and refuses the graph.
+            self.export_transform = nn.Sequential(self._normalize, exportable)
 
     @override
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:

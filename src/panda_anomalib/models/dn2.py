@@ -38,7 +38,7 @@ class Dn2(DetectorMixin, AnomalibModule):
         pooling: ``default`` (the network's own), ``avg``, ``max``, ``gem`` or ``avg+max``.
         normalization: ``none`` (the papers), ``l2``, or ``power_l2`` (signed power, then l2).
         power: Exponent of ``power_l2``.
-        scorer: ``knn``, ``kmeans``, ``center`` or ``whitening``.
+        scorer: ``whitening`` (neighbours in whitened space), ``knn`` (the papers), ``kmeans`` or ``center``.
         num_neighbors: Neighbours that count, for scorers that have them; by default the scorer's own, 2.
         scorer_args: Further arguments of the scorer, such as ``{"distance": "cosine"}``.
         resize: Shorter side, or (height, width), in pixels; by default as the weights were trained.
@@ -70,7 +70,7 @@ class Dn2(DetectorMixin, AnomalibModule):
         pooling: PoolingName = "default",
         normalization: NormalizationName = "power_l2",
         power: float = 0.5,
-        scorer: ScorerName = "knn",
+        scorer: ScorerName = "whitening",
         num_neighbors: int | None = None,
         scorer_args: dict[str, Any] | None = None,
         resize: int | Sequence[int] | None = None,

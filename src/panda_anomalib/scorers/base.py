@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ Neighbors = tuple[Tensor, Tensor]
 
 ScoredEmbeddings = tuple[Tensor, Neighbors | None]
 
-_NUM_FOLDS = 10  # each scorer sees nine tenths: its distances are a little too large, the threshold is on the safe side
+_NUM_FOLDS = 10
 
 
 class Scorer(nn.Module, ABC):
@@ -73,15 +74,20 @@ class Scorer(nn.Module, ABC):
 
     def _calibrate(self, embeddings: Tensor) -> Tensor:
         """Held-out folds: each fold is scored by a scorer fitted on the others."""
-        count = len(embeddings)
-        order = np.random.default_rng(0).permutation(count)
-        distances = torch.empty(count)
-        for fold in np.array_split(order, min(_NUM_FOLDS, count)):
-            rest = np.setdiff1d(order, fold)
+        distances = torch.empty(len(embeddings), device=embeddings.device)
+        for fold, rest in self._folds(embeddings):
             scorer = self._for_size(len(rest))
-            scorer._fit(embeddings[torch.from_numpy(rest)])
-            distances[torch.from_numpy(fold)] = scorer(embeddings[torch.from_numpy(fold)]).cpu()
-        return distances.to(embeddings.device)
+            scorer._fit(embeddings[rest])
+            distances[fold] = scorer(embeddings[fold])
+        return distances
+
+    @staticmethod
+    def _folds(embeddings: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Positions in each of 10 random folds (of as many as there are rows, if fewer), and in the others."""
+        order = np.random.default_rng(0).permutation(len(embeddings))
+        for fold in np.array_split(order, min(_NUM_FOLDS, len(order))):
+            rest = np.setdiff1d(order, fold)
+            yield torch.from_numpy(fold).to(embeddings.device), torch.from_numpy(rest).to(embeddings.device)
 
     def _for_size(self, count: int) -> "Scorer":
         """Copy of this scorer for fitting on ``count`` rows; subclasses limit what must not exceed it."""

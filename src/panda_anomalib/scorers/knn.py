@@ -90,10 +90,12 @@ class KNNScorer(Scorer):
 
     @override
     def _calibrate(self, embeddings: Tensor) -> Tensor:
+        return self.left_out_distances(torch.arange(len(self.memory_bank), device=self.memory_bank.device))
+
+    def left_out_distances(self, positions: Tensor) -> Tensor:
+        """Distances ``(P,)`` of the bank's rows at ``positions`` to the rest of the bank."""
         k = min(self.num_neighbors, len(self.memory_bank) - 1)
-        positions = torch.arange(len(self.memory_bank), device=self.memory_bank.device)
-        blocks = zip(self.memory_bank.split(_QUERY_BLOCK), positions.split(_QUERY_BLOCK), strict=True)
-        squared = [self._search(block, k, exclude=own)[0] for block, own in blocks]
+        squared = [self._search(self.memory_bank[own], k, exclude=own)[0] for own in positions.split(_QUERY_BLOCK)]
         return self._reduce(self._convert(torch.cat(squared)))
 
     @override

@@ -27,6 +27,7 @@ class WhiteningScorer(Scorer):
     Args:
         n_components: r as a number, the fraction of variance to keep, in (0, 1), or None for all D.
         shrinkage: In [0, 1]; 1 is no whitening. All components need some unless images outnumber dimensions.
+            The default, 0.9 with all components, was chosen with the default readout of DN2.
         score: ``knn`` or ``center``.
         num_neighbors: k of ``knn``.
 
@@ -36,13 +37,13 @@ class WhiteningScorer(Scorer):
 
     mean: Tensor
     components: Tensor
-    """Rows ``(r, D)``, divided by the root of their eigenvalues."""
+    """Linear map ``(r, D)`` that whitens."""
 
     def __init__(
         self,
-        n_components: float | None = 0.9,
+        n_components: float | None = None,
         *,
-        shrinkage: float = 0.0,
+        shrinkage: float = 0.9,
         score: Literal["knn", "center"] = "knn",
         num_neighbors: int = 2,
     ) -> None:
@@ -80,11 +81,30 @@ class WhiteningScorer(Scorer):
 
     @override
     def _fit(self, embeddings: Tensor) -> None:
-        eigenvalues, directions, mean = _principal_axes(embeddings, self.n_components)
-        eigenvalues = (1 - self.shrinkage) * eigenvalues + self.shrinkage * eigenvalues.mean()
-        self.mean = mean.float().to(embeddings.device)
-        self.components = (directions / eigenvalues.sqrt()[:, None]).float().to(embeddings.device)
+        self._fit_axes(embeddings)
         self.scorer.fit(self._whiten(embeddings))
+
+    @override
+    def _calibrate(self, embeddings: Tensor) -> Tensor:
+        """Each image left out of the axes, with its fold, and of the bank, alone.
+
+        Leaving the whole fold out of the bank as well would thin it out, and every distance would be too large.
+        """
+        if not isinstance(self.scorer, KNNScorer):
+            return super()._calibrate(embeddings)
+        distances = torch.empty(len(embeddings), device=embeddings.device)
+        for fold, rest in self._folds(embeddings):
+            other = self._for_size(len(rest))
+            other._fit_axes(embeddings[rest])
+            neighbors = copy.deepcopy(self.scorer)
+            neighbors._fit(other._whiten(embeddings))
+            distances[fold] = neighbors.left_out_distances(fold)
+        return distances
+
+    def _fit_axes(self, embeddings: Tensor) -> None:
+        whitening, mean = _whitening(embeddings.double().cpu(), self.n_components, self.shrinkage)
+        self.mean = mean.float().to(embeddings.device)
+        self.components = whitening.float().to(embeddings.device)
 
     @override
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -113,15 +133,35 @@ class WhiteningScorer(Scorer):
         return scorer
 
 
-def _principal_axes(embeddings: Tensor, n_components: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Eigenvalues ``(r,)``, directions ``(r, D)`` and mean ``(D,)`` of the covariance, in float64."""
-    rows = embeddings.double().cpu()
-    if n_components is None:  # also the directions in which the images do not vary, which scikit-learn leaves out
-        mean = rows.mean(dim=0)
-        eigenvalues, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / (len(rows) - 1))
-        return eigenvalues.clamp_min(0), vectors.T, mean
+def _whitening(rows: Tensor, n_components: float | None, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Linear map ``(r, D)`` and mean ``(D,)`` of float64 rows ``(N, D)``."""
+    if n_components is None:
+        return _whitening_of_all(rows, shrinkage)
     # the same result either way; the covariance is several times faster where images outnumber dimensions
     solver = "covariance_eigh" if len(rows) > rows.shape[1] else "full"
     pca = PCA(n_components=n_components if n_components < 1 else int(n_components), svd_solver=solver)
     pca.fit(rows.numpy())
-    return tuple(map(torch.from_numpy, (pca.explained_variance_, pca.components_, pca.mean_)))  # type: ignore[return-value]
+    eigenvalues = torch.from_numpy(pca.explained_variance_)
+    eigenvalues = (1 - shrinkage) * eigenvalues + shrinkage * eigenvalues.mean()
+    return torch.from_numpy(pca.components_) / eigenvalues.sqrt()[:, None], torch.from_numpy(pca.mean_)
+
+
+def _whitening_of_all(rows: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
+    """Symmetric map ``(D, D)``: the inverse root of the shrunk covariance.
+
+    Directions in which the rows do not vary have the eigenvalue ``shrinkage * mean(lambda)``; fewer rows than
+    dimensions need no decomposition of a D x D matrix.
+    """
+    mean = rows.mean(dim=0)
+    centred = (rows - mean) / (len(rows) - 1) ** 0.5
+    dim = rows.shape[1]
+    if len(rows) > dim:
+        eigenvalues, vectors = torch.linalg.eigh(centred.T @ centred)
+        directions = vectors.T
+    else:
+        _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+        eigenvalues = singular.square()
+    floor = shrinkage * eigenvalues.sum() / dim
+    shrunk = (1 - shrinkage) * eigenvalues.clamp_min(0) + floor
+    rest = floor.rsqrt() if floor > 0 else torch.zeros((), dtype=rows.dtype)  # directions do not lack without shrinkage
+    return torch.eye(dim, dtype=rows.dtype) * rest + (directions.T * (shrunk.rsqrt() - rest)) @ directions, mean

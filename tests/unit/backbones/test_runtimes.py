@@ -31,16 +31,16 @@ def images() -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["eager", "channels_last", "channels_last_bf16", "openvino", "openvino_bf16"])
 def test_runtime_agrees_with_eager(name: RuntimeName, backbone: Backbone, images: torch.Tensor) -> None:
-    """float32 to 1e-4 of the largest activation; bfloat16 to 3 %: it has three digits, and errors add up."""
+    """Length of the difference: 1e-5 of the embedding's in float32; 5 % in bfloat16, whose errors add up."""
     if name.startswith("openvino"):
         pytest.importorskip("openvino")
     run = make_runtime(name, backbone)
     with torch.no_grad():
         expected = backbone(images)
         found = torch.cat([run(images[:3]), run(images[3:])])  # a smaller last batch is padded
-    tolerance = 0.03 if name.endswith("bf16") else 1e-4
+    tolerance = 0.05 if name.endswith("bf16") else 1e-5
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.max()))
+    assert bool(((found - expected).norm(dim=1) < tolerance * expected.norm(dim=1)).all())
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")

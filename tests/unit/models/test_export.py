@@ -22,11 +22,12 @@ pytest.importorskip("openvino")
 pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own deprecations, many and changing
 
 SCORERS: dict[str, dict[str, Any]] = {
-    "knn": {},
-    "cosine": {"scorer_args": {"distance": "cosine"}},
+    "default": {},
+    "knn": {"scorer": "knn"},
+    "cosine": {"scorer": "knn", "scorer_args": {"distance": "cosine"}},
     "kmeans": {"scorer": "kmeans", "scorer_args": {"num_means": 4}},
     "center": {"scorer": "center"},
-    "whitening": {"scorer": "whitening", "scorer_args": {"n_components": 6}},
+    "whitening": {"scorer": "whitening", "scorer_args": {"n_components": 6, "shrinkage": 0.0}},
 }
 
 
@@ -47,7 +48,15 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def fitted(images: list[str], **arguments: Any) -> Dn2:
     """Small model fitted on the images without a trainer."""
     torch.manual_seed(0)
-    model = Dn2(backbone="test_resnet", weights="random", runtime="eager", resize=80, crop=64, **arguments).eval()
+    model = Dn2(
+        backbone="test_resnet",
+        weights="random",
+        runtime="eager",
+        resize=80,
+        crop=64,
+        false_positive_rate=0.5,
+        **arguments,
+    ).eval()
     store = EmbeddingStore()
     with torch.no_grad():
         for path in images[:10]:

@@ -27,10 +27,11 @@ SCORERS = [
     KNNScorer(1, distance="euclidean"),
     KMeansScorer(4),
     CenterScorer(),
-    WhiteningScorer(5),
+    WhiteningScorer(),
+    WhiteningScorer(5, shrinkage=0.0),
     WhiteningScorer(0.8, score="center", shrinkage=0.1),
 ]
-IDS = ["knn", "cosine", "euclidean", "kmeans", "center", "whitening", "whitening-center"]
+IDS = ["knn", "cosine", "euclidean", "kmeans", "center", "whitening", "whitening-pca", "whitening-center"]
 
 
 @pytest.fixture
@@ -192,9 +193,10 @@ def test_whitening_equals_reference(shrinkage: float, normal: Tensor, queries: T
         np.testing.assert_allclose(scorer(queries), expected, rtol=2e-4, atol=1e-6)
 
 
-def test_shrunk_whitening_of_all_directions(rng: np.random.Generator) -> None:
-    """Fewer images than dimensions: directions without variance count too, by the shrunk eigenvalue."""
-    bank, queries = rng.normal(size=(6, 10)).astype(np.float32), rng.normal(size=(4, 10)).astype(np.float32)
+@pytest.mark.parametrize("count", [6, 30])
+def test_shrunk_whitening_of_all_directions(count: int, rng: np.random.Generator) -> None:
+    """Also with fewer images than dimensions: directions without variance count by the shrunk eigenvalue."""
+    bank, queries = rng.normal(size=(count, 10)).astype(np.float32), rng.normal(size=(4, 10)).astype(np.float32)
     covariance = np.cov(bank.astype(np.float64).T)
     shrunk = 0.7 * covariance + 0.3 * np.trace(covariance) / 10 * np.eye(10)
     expected = [
@@ -206,10 +208,24 @@ def test_shrunk_whitening_of_all_directions(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(scorer(torch.from_numpy(queries)), expected, rtol=1e-4)
 
 
+def test_whitening_calibration_leaves_each_image_out_of_axes_and_bank(rng: np.random.Generator) -> None:
+    """With as many folds as images, calibration is leave-one-out: axes of the others, neighbours among the others."""
+    bank = rng.normal(size=(8, 3)).astype(np.float32)
+    scorer = WhiteningScorer(None, shrinkage=0.5, num_neighbors=2)
+    scorer.fit(torch.from_numpy(bank))
+    expected = []
+    for i in range(8):
+        rest = np.delete(bank, i, axis=0).astype(np.float64)
+        covariance = np.cov(rest.T)
+        inverse = np.linalg.inv(0.5 * covariance + 0.5 * np.trace(covariance) / 3 * np.eye(3))
+        expected.append(np.sort([(bank[i] - row) @ inverse @ (bank[i] - row) for row in rest])[:2].mean())
+    np.testing.assert_allclose(scorer.calibration_distances(), expected, rtol=1e-4)
+
+
 def test_whitening_of_everything_makes_a_simplex() -> None:
     """METHODS section 7: three points, all components: 4/3 from the mean, 4 from each other."""
     points = torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 0.0], [0.0, 5.0, 3.0]])
-    center, knn = WhiteningScorer(2, score="center"), WhiteningScorer(2, num_neighbors=1)
+    center, knn = WhiteningScorer(2, shrinkage=0, score="center"), WhiteningScorer(2, shrinkage=0, num_neighbors=1)
     center.fit(points)
     knn.fit(points)
     np.testing.assert_allclose(center(points), [4 / 3] * 3, rtol=1e-5)

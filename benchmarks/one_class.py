@@ -1,0 +1,209 @@
+"""AUROC of readouts and scorers on one-class data sets: every image's embedding is computed once.
+
+    python benchmarks/one_class.py --root datasets --sets cifar10 fashion_mnist_1000 wbc mvtec_screw_512
+
+For each normal class the scorers are fitted on its training images and score the whole test set, as the command line
+does; ``results/one_class_<backbone>.csv`` gets one row for each set, class, seed and configuration, the ``.json``
+beside it where it came from. Nothing is chosen here: the configurations are listed below.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.progress import track
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from panda_anomalib import Dn2
+from panda_anomalib.backbones import EmbeddingNormalization, make_runtime
+from panda_anomalib.backbones.runtimes import choose_runtime
+from panda_anomalib.calibration import Calibration
+from panda_anomalib.data import PredictImages
+from panda_anomalib.data.splits import split_one_class
+from panda_anomalib.scorers import make_scorer
+
+RESULTS = Path(__file__).parent / "results"
+SETS: dict[str, dict[str, Any]] = {
+    "cifar10": {},
+    "fashion_mnist_1000": {},
+    "wbc": {"classes": ["neutrophil", "lymphocyte", "monocyte", "eosinophil"], "seeds": range(5)},
+    "mvtec_screw_512": {"normal": ["good"]},
+}
+POOLINGS = ["avg", "max", "gem"]
+
+Configuration = tuple[list[str], dict[str, Any], str, dict[str, Any]]
+NONE, L2, ROOT = {"kind": "none"}, {"kind": "l2"}, {"kind": "power_l2", "power": 0.5}
+CONFIGURATIONS: dict[str, Configuration] = {
+    # the scorers of the independent reference
+    "knn2": (["avg"], NONE, "knn", {"num_neighbors": 2}),
+    "knn2_norm": (["avg"], L2, "knn", {"num_neighbors": 2}),
+    "center": (["avg"], NONE, "center", {}),
+    "center_norm": (["avg"], L2, "center", {}),
+    "km1": (["avg"], NONE, "kmeans", {"num_means": 1}),
+    "km3": (["avg"], NONE, "kmeans", {"num_means": 3}),
+    "km5": (["avg"], NONE, "kmeans", {"num_means": 5}),
+    "km10": (["avg"], NONE, "kmeans", {"num_means": 10}),
+    "km10_norm": (["avg"], L2, "kmeans", {"num_means": 10}),
+    "white64_knn": (["avg"], NONE, "whitening", {"shrinkage": 0.0, "n_components": 64}),
+    "white128_knn": (["avg"], NONE, "whitening", {"shrinkage": 0.0, "n_components": 128}),
+    "white256_knn": (["avg"], NONE, "whitening", {"shrinkage": 0.0, "n_components": 256}),
+    "white256_center": (["avg"], NONE, "whitening", {"shrinkage": 0.0, "n_components": 256, "score": "center"}),
+    # other readouts
+    "root_knn1": (["avg"], ROOT, "knn", {"num_neighbors": 1}),
+    "root_knn2": (["avg"], ROOT, "knn", {"num_neighbors": 2}),
+    "root_knn5": (["avg"], ROOT, "knn", {"num_neighbors": 5}),
+    "gem_root_knn2": (["gem"], ROOT, "knn", {"num_neighbors": 2}),
+    "max_root_knn2": (["max"], ROOT, "knn", {"num_neighbors": 2}),
+    "avgmax_root_knn2": (["avg", "max"], ROOT, "knn", {"num_neighbors": 2}),
+    "default": (["avg"], ROOT, "whitening", {}),
+    "default_knn3": (["avg"], ROOT, "whitening", {"num_neighbors": 3}),
+    "gem_root_white_knn2": (["gem"], ROOT, "whitening", {}),
+}
+
+
+class _AllPoolings(nn.Module):
+    """The network once, its last feature map pooled in each way, one behind the other."""
+
+    def __init__(self, model: Dn2) -> None:
+        super().__init__()
+        self.backbone = model.model.backbone
+        self.backbone.poolings = POOLINGS
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(images)
+
+
+def embed(model: Dn2, paths: list[Path], cache: Path) -> dict[str, dict[str, Tensor]]:
+    """Embeddings by pooling and path, from the cache if they are there."""
+    if cache.is_file():
+        stored = torch.load(cache, weights_only=True)
+        if stored["paths"] == [str(path) for path in paths]:
+            return {kind: dict(zip(stored["paths"], stored[kind], strict=True)) for kind in POOLINGS}
+    images = PredictImages(paths)
+    model.pre_processor.install(images)
+    normalize = model.pre_processor.transform.transforms[-1]
+    model.model.backbone.load_weights()
+    runtime = make_runtime(choose_runtime("auto", torch.device("cpu"), len(paths)), _AllPoolings(model))
+    loader = DataLoader(images, batch_size=32, num_workers=2, collate_fn=images.collate_fn)
+    with torch.no_grad():
+        pieces = [runtime(normalize(batch.image)) for batch in track(loader, description=cache.stem)]
+    embeddings = dict(zip(POOLINGS, torch.cat(pieces).chunk(len(POOLINGS), dim=1), strict=True))
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    names = [str(path) for path in images.paths]
+    torch.save({"paths": names, **embeddings}, cache)
+    return {kind: dict(zip(names, rows, strict=True)) for kind, rows in embeddings.items()}
+
+
+def evaluate(train: dict[str, Tensor], test: dict[str, Tensor], labels: np.ndarray, name: str) -> dict[str, float]:
+    """Metrics of one configuration on pooled embeddings by pooling."""
+    poolings, normalization, scorer_name, arguments = CONFIGURATIONS[name]
+    normalize = EmbeddingNormalization(**normalization, num_parts=len(poolings))
+    scorer = make_scorer(scorer_name, **arguments)
+    scorer.fit(normalize(torch.cat([train[kind] for kind in poolings], dim=1)))
+    distances = torch.cat(
+        [scorer(normalize(rows)) for rows in torch.cat([test[kind] for kind in poolings], dim=1).split(1000)]
+    )
+    calibration = Calibration(0.05)
+    calibration.fit(scorer.calibration_distances())
+    flagged = (distances > calibration.threshold).numpy()
+    return {
+        "auroc": roc_auc_score(labels, distances.numpy()),
+        "false_alarm_rate": flagged[labels == 0].mean(),
+        "miss_rate": 1 - flagged[labels == 1].mean(),
+    }
+
+
+def run(set_name: str, root: Path, model: Dn2, cache: Path, names: list[str]) -> list[dict[str, Any]]:
+    """Rows of one data set."""
+    protocol = SETS[set_name]
+    folder = root / set_name
+    classes = protocol.get("classes")
+    layout = folder / "test" if (folder / "test").is_dir() else folder
+    normal_classes = protocol.get("normal") or classes or sorted(p.name for p in layout.iterdir() if p.is_dir())
+
+    def split(normal_class: str, seed: int) -> Any:
+        return split_one_class(
+            folder, normal_class, classes=classes, train_dir="train", test_dir="test", test_split_ratio=0.2, seed=seed
+        )
+
+    jobs = list(itertools.product(normal_classes, protocol.get("seeds", [0])))
+    splits = {job: split(*job) for job in jobs}
+    paths = {path for s in splits.values() for path in (*s.train, *itertools.chain(*s.test.values()))}
+    embeddings = embed(model, sorted(paths), cache / f"{model.model.backbone.name}_{set_name}.pt")
+    rows = []
+    for normal_class, seed in track(jobs, description=f"{set_name}: scorers"):
+        chosen = splits[normal_class, seed]
+        images = [(path, name != normal_class) for name, found in chosen.test.items() for path in found]
+        labels = np.array([label for _, label in images])
+        train = {kind: torch.stack([by_path[str(p)] for p in chosen.train]) for kind, by_path in embeddings.items()}
+        test = {kind: torch.stack([by_path[str(p)] for p, _ in images]) for kind, by_path in embeddings.items()}
+        for name in names:
+            if (CONFIGURATIONS[name][3].get("n_components") or 0) >= len(chosen.train):
+                continue  # more components than such a small class has
+            start = time.perf_counter()
+            metrics = evaluate(train, test, labels, name)
+            counts = {"train": len(chosen.train), "test": len(images), "seconds": time.perf_counter() - start}
+            key = {"set": set_name, "class": normal_class, "seed": seed, "configuration": name}
+            rows.append({**key, **metrics, **counts})
+    return rows
+
+
+def provenance(model: Dn2, started: float) -> dict[str, Any]:
+    """Where the numbers come from."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
+    packages = ("torch", "torchvision", "timm", "anomalib", "lightning", "faiss-cpu", "scikit-learn")
+    return {
+        "command": " ".join(["python", "benchmarks/one_class.py", *sys.argv[1:]]),
+        "commit": commit + ("-dirty" if dirty else ""),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "seconds": round(time.time() - started),
+        "device": f"CPU, {torch.get_num_threads()} threads",
+        "weights": model.model.backbone.provenance,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+def main() -> None:
+    """Run and save after every data set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("datasets"), help="folder of the unpacked data sets")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--resize", type=int, help="shorter side instead of the weights' own")
+    parser.add_argument("--crop", type=int, help="centre crop instead of the weights' own")
+    parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/panda_anomalib/embeddings")
+    arguments = parser.parse_args()
+    started = time.time()
+    model = Dn2(backbone=arguments.backbone, resize=arguments.resize, crop=arguments.crop)
+    size = f"_{arguments.crop}" if arguments.crop else ""
+    target = RESULTS / f"one_class_{arguments.backbone}{size}.csv"
+    rows: list[dict[str, Any]] = []
+    for set_name in arguments.sets:
+        rows += run(set_name, arguments.root, model, arguments.cache / (size or "default"), arguments.configurations)
+        RESULTS.mkdir(exist_ok=True)
+        table = pd.DataFrame(rows)
+        table.to_csv(target, index=False, float_format="%.6g")
+        model.model.backbone.load_weights()
+        target.with_suffix(".json").write_text(json.dumps(provenance(model, started), indent=2) + "\n")
+        means = table[table["set"] == set_name].groupby("configuration", sort=False)["auroc"].mean()
+        print(set_name, (100 * means).round(2).to_string(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Speed and memory, as ratios within one run on one machine.
+
+    python benchmarks/speed.py whole --root datasets/cifar10 --normal_class horse
+    python benchmarks/speed.py hosts --root datasets/mvtec_screw_512 --normal_class good
+    python benchmarks/speed.py search
+    python benchmarks/speed.py imports
+
+``whole``: train and test of DN2 without pictures, each runtime in a process of its own, over a bare loop that decodes
+the images and runs timm's network in eager float32 NCHW. The bare loop has a constant cost an image, so it is timed on
+``--bare_images`` of them and scaled. Process start (imports) is reported apart. ``hosts``: DN2 beside anomalib's Dfkde
+and Patchcore on one backbone with random weights. ``search``: exact search of one batch over extraction of that batch.
+Results go to ``results/speed_<part>.json``, with versions and commit.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+_DATA = """
+import json, resource, sys, time, warnings
+begun = time.perf_counter()
+warnings.filterwarnings("ignore")
+options = json.loads(sys.argv[1])
+import torch
+from anomalib.engine import Engine
+import anomalib.models
+from panda_anomalib import Dn2, OneClassFolder
+started = time.perf_counter()
+data = OneClassFolder(root=options["root"], normal_class=options["normal_class"])
+"""
+_REPORT = """
+done = time.perf_counter()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print("RESULT", json.dumps({"start_up_s": started - begun, "seconds": done - started, "peak_mb": peak, **extra}))
+"""
+WHOLE = (
+    _DATA
+    + """
+model = Dn2(backbone=options["backbone"], weights=options["weights"], runtime=options["runtime"], visualizer=False)
+engine = Engine(default_root_dir=options["out"], logger=False, enable_progress_bar=False, enable_model_summary=False,
+                accelerator="cpu")
+results = engine.train(model, datamodule=data)
+extra = {"auroc": results[0]["image_AUROC"], "images": len(data.train_data) + len(data.test_data)}
+"""
+    + _REPORT
+)
+BARE = (
+    _DATA
+    + """
+import timm
+from anomalib.data.utils import read_image
+data.setup()
+paths = [*data.train_data.samples.image_path, *data.test_data.samples.image_path]
+network = timm.create_model(options["backbone"], num_classes=0).eval()
+transform = Dn2(backbone=options["backbone"], weights="random").pre_processor.transform
+chosen = paths[:: max(1, len(paths) // options["bare_images"])]
+started = time.perf_counter()
+with torch.no_grad():
+    for start in range(0, len(chosen), 32):
+        images = [transform(read_image(path, as_tensor=True)) for path in chosen[start : start + 32]]
+        network(torch.stack(images).as_subclass(torch.Tensor))
+extra = {"images": len(chosen), "all_images": len(paths)}
+"""
+    + _REPORT
+)
+HOST = (
+    _DATA
+    + """
+from anomalib.models import Dfkde, Patchcore
+torch.manual_seed(0)
+none = {"visualizer": False}
+model = {
+    "Dn2": lambda: Dn2(backbone="resnet18", weights="random", runtime=options["runtime"], **none),
+    "Dfkde": lambda: Dfkde(backbone="resnet18", pre_trained=False, **none),
+    "Patchcore": lambda: Patchcore(backbone="resnet18", pre_trained=False, **none),
+}[options["model"]]()
+data = OneClassFolder(root=options["root"], normal_class=options["normal_class"], val_split_mode="same_as_test")
+engine = Engine(default_root_dir=options["out"], logger=False, enable_progress_bar=False, enable_model_summary=False,
+                accelerator="cpu")
+engine.fit(model, datamodule=data)
+fitted = time.perf_counter()
+engine.test(model, datamodule=data)
+extra = {"fit_s": fitted - started, "test_s": time.perf_counter() - fitted}
+"""
+    + _REPORT
+)
+
+
+def child(script: str, **options: Any) -> dict[str, Any]:
+    """Run a script in a process of its own and return what it reports."""
+    command = [sys.executable, "-c", script, json.dumps(options, default=str)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
+    if result.returncode or not lines:
+        raise RuntimeError(result.stderr[-3000:])
+    report: dict[str, Any] = json.loads(lines[0].removeprefix("RESULT "))
+    print(options.get("runtime") or options.get("model") or "bare", report, flush=True)
+    return report
+
+
+def whole(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Whole runs over the bare loop."""
+    common = {"root": arguments.root, "normal_class": arguments.normal_class, "backbone": arguments.backbone}
+    bare = child(BARE, **common, bare_images=arguments.bare_images)
+    bare["scaled_s"] = bare["seconds"] * bare["all_images"] / bare["images"]
+    runs = {}
+    for runtime in arguments.runtimes:
+        runs[runtime] = child(WHOLE, **common, runtime=runtime, weights=arguments.weights, out=arguments.out)
+        runs[runtime]["ratio_to_bare"] = runs[runtime]["seconds"] / bare["scaled_s"]
+        save(f"whole_{arguments.backbone}", {"bare": bare, "runs": runs})
+    return {"bare": bare, "runs": runs}
+
+
+def hosts(arguments: argparse.Namespace) -> dict[str, Any]:
+    """DN2 beside models of anomalib."""
+    common = {"root": arguments.root, "normal_class": arguments.normal_class, "out": arguments.out}
+    runs = {f"Dn2 ({runtime})": child(HOST, **common, model="Dn2", runtime=runtime) for runtime in ("eager", "auto")}
+    for model in ("Dfkde", "Patchcore"):
+        runs[model] = child(HOST, **common, model=model, runtime=None)
+    for run in runs.values():
+        run["ratio_to_dn2_eager"] = run["seconds"] / runs["Dn2 (eager)"]["seconds"]
+    return {"runs": runs}
+
+
+def search(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Exact search of one batch of 32 in banks of growing size, over its extraction."""
+    import torch
+
+    from panda_anomalib.backbones import Backbone, make_runtime
+    from panda_anomalib.backbones.runtimes import choose_runtime
+    from panda_anomalib.scorers.search import mean_and_norms, nearest
+
+    def seconds(call: Any, repeats: int = 5) -> float:
+        call()
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        return sorted(times)[repeats // 2]
+
+    runtime = choose_runtime("auto", torch.device("cpu"), 10**6)
+    extract = make_runtime(runtime, Backbone(arguments.backbone, weights=arguments.weights))
+    images = torch.rand(32, 3, 224, 224)
+    extraction = seconds(lambda: extract(images))
+    rows = []
+    for count in (5_000, 50_000, 500_000):
+        bank = torch.nn.functional.normalize(torch.rand(count, 1280), dim=1)
+        mean, norms = mean_and_norms(bank)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        time_taken = seconds(lambda bank=bank, mean=mean, norms=norms: nearest(bank[:32] + 0.01, bank, mean, norms, 2))
+        extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        rows.append(
+            {
+                "vectors": count,
+                "search_ms": 1000 * time_taken,
+                "share": time_taken / (time_taken + extraction),
+                "bank_mb": bank.numel() * 4 / 2**20,
+                "extra_mb": extra,
+            }
+        )
+        print(rows[-1], flush=True)
+    return {"runtime": runtime, "extraction_ms": 1000 * extraction, "banks": rows}
+
+
+def imports(_: argparse.Namespace) -> dict[str, Any]:
+    """Import time of the package over anomalib.models alone, and of ``--version``; medians of five."""
+
+    def median(code: str) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+        return sorted(times)[2]
+
+    host = median("import anomalib.models")
+    ours = median("import panda_anomalib, anomalib.models")
+    version_time = median("from panda_anomalib.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass")
+    light = median("import panda_anomalib")
+    more = {"with_ours_s": ours, "more_s": ours - host, "package_s": light, "version_s": version_time}
+    return {"anomalib_s": host, **more}
+
+
+def save(name: str, report: dict[str, Any]) -> None:
+    """Write a report with its provenance."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    packages = ("torch", "torchvision", "timm", "anomalib", "openvino", "faiss-cpu")
+    head = {
+        "command": " ".join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
+        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
+        "machine": f"{platform.processor() or platform.machine()}, {len_cpus()} cores",
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"speed_{name}.json").write_text(json.dumps({**head, **report}, indent=2) + "\n")
+
+
+def len_cpus() -> int:
+    """Processors that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main() -> None:
+    """Run one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["whole", "hosts", "search", "imports"])
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--normal_class")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--weights", default="default", help="'random' where only speed matters")
+    runtimes = ["eager", "channels_last", "compile", "openvino", "openvino_bf16"]
+    parser.add_argument("--runtimes", nargs="+", default=runtimes)
+    parser.add_argument("--bare_images", type=int, default=2000)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    report = {"whole": whole, "hosts": hosts, "search": search, "imports": imports}[arguments.part](arguments)
+    name = f"whole_{arguments.backbone}" if arguments.part == "whole" else arguments.part
+    save(name, report)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
