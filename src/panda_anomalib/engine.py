@@ -15,6 +15,7 @@ import math
 import os
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def _run_folder(checkpoint: Path) -> Path | None:
     return checkpoint.parents[2] if checkpoint.parts[-3:-1] == ("weights", "lightning") else None
 
 
-def _predict_loader(path: str | Path, model: AnomalibModule) -> DataLoader[Any]:
+def _predict_loader(path: str | Path | Sequence[str | Path], model: AnomalibModule) -> DataLoader[Any]:
     """Loader of the images at ``path``, in batches when the model can bring them to one size beforehand."""
     from panda_anomalib.data import PredictImages
 
@@ -206,9 +207,9 @@ class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is
         dataset: Dataset[Any] | None = None,
         return_predictions: bool | None = None,
         ckpt_path: str | Path | None = None,
-        data_path: str | Path | None = None,
+        data_path: str | Path | Sequence[str | Path] | None = None,
     ) -> _PREDICT_OUTPUT | None:
-        """Predict, in the run folder of the checkpoint; ``data_path`` (an image or a folder) is read truthfully."""
+        """Predict, in the run folder of the checkpoint; ``data_path`` (images or folders) is read truthfully."""
         self._checkpoint = existing_checkpoint(ckpt_path)
         if data_path is not None:
             given = [] if dataloaders is None else dataloaders if isinstance(dataloaders, list) else [dataloaders]

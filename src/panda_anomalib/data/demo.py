@@ -1,5 +1,6 @@
 """Demo data, made offline from photographs that ship with scikit-image: gravel, with and without drawn defects."""
 
+import argparse
 import csv
 import io
 from collections.abc import Callable
@@ -147,3 +148,23 @@ def _add_bare_ground(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     mask = _soft_mask(_blob(rng, 24, 38), 2.0)
     patched: Pixels = pixels + mask * (pixels.mean() * np.float32(0.75) + grain - pixels)
     return patched
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m panda_anomalib.data.demo",
+        description="Write demo images: crops of real photographs that ship with scikit-image, with drawn defects.",
+    )
+    parser.add_argument("root", type=Path, nargs="?", default=Path("demo"), help="folder to write to (default: demo)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default: 0)")
+    arguments = parser.parse_args()
+    try:
+        root = make_demo(arguments.root, seed=arguments.seed)
+    except (FileExistsError, PermissionError) as error:
+        parser.exit(1, f"error: {error}\n")
+    command = f"panda-anomalib train --model Dn2 --data OneClassFolder --data.root {root} --data.normal_class good"
+    parser.exit(0, f"Demo images are in {root}. Next:\n  {command}\n")
+
+
+if __name__ == "__main__":
+    _main()
