@@ -15,7 +15,8 @@ README = (ROOT / "README.md").read_text()
 def test_tables_are_those_of_the_results() -> None:
     """``python benchmarks/tables.py`` changes nothing."""
     spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks/tables.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
     assert "<!-- table:readouts -->" in README
@@ -42,6 +43,7 @@ def test_named_files_exist() -> None:
 def test_model_configuration_builds(path: Path) -> None:
     """Through anomalib's own loader; its header's command names the file itself."""
     from anomalib.models import get_model
+
     from panda_anomalib import Dn2
 
     assert isinstance(get_model(yaml.safe_load(path.read_text())), Dn2)

@@ -44,6 +44,7 @@ def test_models_and_datamodules_are_registered(first: str) -> None:
 def test_a_name_that_anomalib_has_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later anomalib may bring its own Dn2."""
     import anomalib.models
+
     from panda_anomalib.registration import register
 
     monkeypatch.setattr(anomalib.models, "Dn2", object, raising=False)
