@@ -108,21 +108,27 @@ class WhiteningScorer(Scorer):
 
     @override
     def forward(self, embeddings: Tensor) -> Tensor:
-        distances: Tensor = self.scorer(self._whiten(embeddings))
+        distances: Tensor = self.scorer(self._whiten_each(embeddings))
         return distances
 
     @override
     def neighbors(self, embeddings: Tensor, num_neighbors: int) -> Neighbors | None:
-        return self.scorer.neighbors(self._whiten(embeddings), num_neighbors)
+        return self.scorer.neighbors(self._whiten_each(embeddings), num_neighbors)
 
     @override
     def explain(self, embeddings: Tensor, num_neighbors: int) -> ScoredEmbeddings:
-        return self.scorer.explain(self._whiten(embeddings), num_neighbors)
+        return self.scorer.explain(self._whiten_each(embeddings), num_neighbors)
 
     def _whiten(self, embeddings: Tensor) -> Tensor:
+        return (embeddings.float() - self.mean) @ self.components.T
+
+    def _whiten_each(self, embeddings: Tensor) -> Tensor:
+        """Row by row: a product of whole batches rounds a row differently in another batch."""
         if len(self.mean) == 0:
             self._require_fitted()
-        return (embeddings.float() - self.mean) @ self.components.T
+        if torch.compiler.is_compiling():
+            return self._whiten(embeddings)
+        return torch.stack([self.components @ row for row in embeddings.float() - self.mean])
 
     @override
     def _for_size(self, count: int) -> "WhiteningScorer":
