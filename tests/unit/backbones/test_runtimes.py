@@ -31,14 +31,14 @@ def images() -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["eager", "channels_last", "channels_last_bf16", "openvino", "openvino_bf16"])
 def test_runtime_agrees_with_eager(name: RuntimeName, backbone: Backbone, images: torch.Tensor) -> None:
-    """Length of the difference: 1e-5 of the embedding's in float32; 5 % in bfloat16, whose errors add up."""
+    """Length of the difference: 1e-5 of the embedding's in float32; 8 % in bfloat16, whose errors add up."""
     if name.startswith("openvino"):
         pytest.importorskip("openvino")
     run = make_runtime(name, backbone)
     with torch.no_grad():
         expected = backbone(images)
         found = torch.cat([run(images[:3]), run(images[3:])])  # a smaller last batch is padded
-    tolerance = 0.05 if name.endswith("bf16") else 1e-5
+    tolerance = 0.08 if name.endswith("bf16") else 1e-5
     assert found.dtype == torch.float32
     assert bool(((found - expected).norm(dim=1) < tolerance * expected.norm(dim=1)).all())
 
