@@ -1,5 +1,6 @@
 """What all our Lightning modules share: a bank in a fixed order, truthful scores, checkpoints that decide."""
 
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -376,4 +377,6 @@ class DetectorMixin(_Host):
             check_export(self, path, input_size=input_size, exact=not kwargs.get("compression_type"))
         finally:
             self.model.runtime = runtime
+            # torch's exporter leaves a subclass of the model in a reference cycle: a second model of its name
+            gc.collect()
         return path

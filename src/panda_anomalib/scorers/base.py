@@ -34,8 +34,12 @@ class Scorer(nn.Module, ABC):
         super().__init__()
         self.register_buffer("calibration", torch.empty(0))
 
-    def fit(self, embeddings: Tensor) -> None:
+    def fit(self, embeddings: Tensor, *, calibrate: bool = True) -> None:
         """Fit on embeddings ``(N, D)`` of normal images and compute their calibration distances.
+
+        Args:
+            embeddings: At least two rows.
+            calibrate: False leaves the calibration distances NaN: studies that need no threshold save up to ten fits.
 
         Raises:
             ValueError: If there are fewer than two rows, too few for the settings, or values that are not finite.
@@ -43,7 +47,7 @@ class Scorer(nn.Module, ABC):
         embeddings = embeddings.detach().float()
         self._check(embeddings)
         self._fit(embeddings)
-        self.calibration = self._calibrate(embeddings)
+        self.calibration = self._calibrate(embeddings) if calibrate else embeddings.new_full((1,), torch.nan)
 
     def calibration_distances(self) -> Tensor:
         """Distances (M,) of the fitted images, each to a scorer that did not see it.
