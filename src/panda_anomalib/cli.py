@@ -64,6 +64,8 @@ _HARMLESS = (
 )
 _LIGHTNING_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning")
 
+_CHATTY_LOGGERS = ("onnx_ir", "onnxscript")  # hundreds of lines about the names of constants in an export
+
 logger = logging.getLogger(__name__)
 
 
@@ -209,6 +211,8 @@ def _configure_logging() -> None:
     for name in _LIGHTNING_LOGGERS:  # each may bring a handler of its own
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    for name in _CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _import_quietly() -> None:
