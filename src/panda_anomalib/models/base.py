@@ -1,10 +1,7 @@
 """What all our Lightning modules share: a bank in a fixed order, truthful scores, checkpoints that decide."""
 
-import gc
 import logging
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +23,7 @@ from panda_anomalib.evaluation import image_evaluator
 from panda_anomalib.explanation import NeighborVisualizer
 from panda_anomalib.models.detector import Detector
 from panda_anomalib.models.embeddings import EmbeddingStore
-from panda_anomalib.models.export import check_export
+from panda_anomalib.models.export import CheckedExport
 from panda_anomalib.predictions import PredictionWriter
 
 __all__ = ["DetectorMixin"]
@@ -44,7 +41,7 @@ else:
     _Host = object
 
 
-class DetectorMixin(_Host):
+class DetectorMixin(CheckedExport, _Host):
     """Base of our models; a model is ``class Name(DetectorMixin, AnomalibModule)``.
 
     A model builds its parts in ``build_detector`` from its arguments as plain data. This mixin collects the
@@ -331,52 +328,3 @@ class DetectorMixin(_Host):
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
         self._runtime_stale = True
         return super().load_state_dict(state_dict, *args, **kwargs)
-
-    # ---- export
-
-    @override
-    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
-        return self._export(super().to_torch, export_root, model_file_name)
-
-    @override
-    def to_onnx(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,
-    ) -> Path:
-        kwargs.setdefault("opset_version", 18)  # what the exporter makes; it would convert from 18 to anomalib's 14
-        return self._export(super().to_onnx, export_root, model_file_name, input_size, **kwargs)
-
-    @override
-    def to_openvino(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,
-    ) -> Path:
-        return self._export(super().to_openvino, export_root, model_file_name, input_size, **kwargs)
-
-    def _export(
-        self,
-        write: Callable[..., Path],
-        export_root: Path | str,
-        model_file_name: str,
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,
-    ) -> Path:
-        """Write, then compare the file with this model on real images; see ``check_export``."""
-        self._require_fitted()
-        self.eval()
-        runtime, self.model.runtime = self.model.runtime, None
-        arguments = {} if write.__name__ == "to_torch" else {"input_size": input_size, **kwargs}
-        try:
-            path = write(export_root, model_file_name, **arguments)
-            check_export(self, path, input_size=input_size, exact=not kwargs.get("compression_type"))
-        finally:
-            self.model.runtime = runtime
-            # torch's exporter leaves a subclass of the model in a reference cycle: a second model of its name
-            gc.collect()
-        return path

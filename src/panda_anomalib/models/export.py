@@ -1,5 +1,6 @@
 """An exported file is only as good as its agreement with the model: compare them on real images."""
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -12,13 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import resize, to_dtype, to_image
+from typing_extensions import override
 
 from panda_anomalib.data.reading import read_image
 
 if TYPE_CHECKING:
-    from panda_anomalib.models.base import DetectorMixin
+    from anomalib.models.components import AnomalibModule as _Host
 
-__all__ = ["check_export"]
+    from panda_anomalib.models.base import DetectorMixin
+else:
+    _Host = object  # the model brings AnomalibModule itself; see DetectorMixin
+
+__all__ = ["CheckedExport", "check_export"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +34,57 @@ _TIMED_RUNS = 5
 
 Array = NDArray[Any]
 Run = Callable[[Array], tuple[Array, Array]]
+
+
+class CheckedExport(_Host):
+    """Exports of a model that are compared with it as they are written; see ``check_export``."""
+
+    @override
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        return self._export(super().to_torch, export_root, model_file_name)
+
+    @override
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        kwargs.setdefault("opset_version", 18)  # what the exporter makes; it would convert from 18 to anomalib's 14
+        return self._export(super().to_onnx, export_root, model_file_name, input_size, **kwargs)
+
+    @override
+    def to_openvino(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        return self._export(super().to_openvino, export_root, model_file_name, input_size, **kwargs)
+
+    def _export(
+        self,
+        write: Callable[..., Path],
+        export_root: Path | str,
+        model_file_name: str,
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ) -> Path:
+        """Write, then compare the file with this model on real images; see ``check_export``."""
+        self._require_fitted()
+        self.eval()
+        runtime, self.model.runtime = self.model.runtime, None
+        arguments = {} if write.__name__ == "to_torch" else {"input_size": input_size, **kwargs}
+        try:
+            path = write(export_root, model_file_name, **arguments)
+            check_export(self, path, input_size=input_size, exact=not kwargs.get("compression_type"))
+        finally:
+            self.model.runtime = runtime
+            # torch's exporter leaves a subclass of the model in a reference cycle: a second model of its name
+            gc.collect()
+        return path
 
 
 def check_export(
