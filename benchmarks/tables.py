@@ -16,8 +16,8 @@ README = ROOT / "README.md"
 SETS = {"cifar10": "CIFAR-10", "mvtec_screw_512": "MVTec screw", "fashion_mnist_1000": "Fashion-MNIST", "wbc": "WBC"}
 NAMES = {
     "default": "**default**: root + L2, shrunk whitening, kNN (k = 2)",
-    "default_knn3": "the same, k = 3",
-    "gem_root_white_knn2": "the same with GeM pooling",
+    "default_knn3": "default with k = 3",
+    "gem_root_white_knn2": "default with GeM pooling",
     "root_knn2": "root + L2, kNN (k = 2)",
     "root_knn1": "root + L2, kNN (k = 1)",
     "root_knn5": "root + L2, kNN (k = 5)",
@@ -98,11 +98,9 @@ def halves(backbone: str = "tf_efficientnet_lite0") -> str:
     means = 100 * table.groupby(["configuration", "set", half.rename("half")])["auroc"].mean()
     by_half = means.groupby(["configuration", "half"]).mean().unstack()
     lines = ["| readout and scorer | choosing half | confirming half |", "|---|---|---|"]
-    for name in (
-        by_half.loc[[name for name in NAMES if name in by_half.index]].sort_values(0, ascending=False).index[:6]
-    ):
-        lines.append(f"| {NAMES[name]} | {by_half.loc[name, 0]:.2f} | {by_half.loc[name, 1]:.2f} |")
-    return "\n".join(lines)
+    best = by_half.loc[by_half.index.isin(list(NAMES))].sort_values(0, ascending=False)[:6]
+    rows = [f"| {NAMES[name]} | {chose:.2f} | {confirms:.2f} |" for name, chose, confirms in best.itertuples()]
+    return "\n".join([*lines, *rows])
 
 
 def speed(backbone: str = "tf_efficientnet_lite0") -> str:
