@@ -174,7 +174,7 @@ def provenance(model: Dn2, started: float) -> dict[str, Any]:
     dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
     packages = ("torch", "torchvision", "timm", "anomalib", "lightning", "faiss-cpu", "scikit-learn")
     return {
-        "command": " ".join(["python", "benchmarks/one_class.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/one_class.py", *(Path(word).name for word in sys.argv[1:])]),
         "commit": commit + ("-dirty" if dirty else ""),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "seconds": round(time.time() - started),

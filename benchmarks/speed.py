@@ -196,13 +196,18 @@ def save(name: str, report: dict[str, Any]) -> None:
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     packages = ("torch", "torchvision", "timm", "anomalib", "openvino", "faiss-cpu")
     head = {
-        "command": " ".join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/speed.py", *map(public, sys.argv[1:])]),
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
         "machine": f"{platform.processor() or platform.machine()}, {len_cpus()} cores",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"speed_{name}.json").write_text(json.dumps({**head, **report}, indent=2) + "\n")
+
+
+def public(argument: str) -> str:
+    """Argument without the folders above a path: results are published, a machine's paths are not."""
+    return Path(argument).name if "/" in argument else argument
 
 
 def len_cpus() -> int:
