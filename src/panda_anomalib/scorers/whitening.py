@@ -96,7 +96,7 @@ class WhiteningScorer(Scorer):
         for fold, rest in self._folds(embeddings):
             other = self._for_size(len(rest))
             other._fit_axes(embeddings[rest])
-            neighbors = copy.deepcopy(self.scorer)
+            neighbors = KNNScorer(self.scorer.num_neighbors)  # not a copy, which would copy the bank
             neighbors._fit(other._whiten(embeddings))
             distances[fold] = neighbors.left_out_distances(fold)
         return distances
