@@ -48,12 +48,14 @@ def conformal_p_values(distances: Tensor, calibration: Tensor) -> Tensor:
 class Calibration(nn.Module, Callback):
     """Post-processor: ``score = d / (d + t)``, label ``d > t``, p-value.
 
-    The score lies in [0, 1) and is 0.5 at the threshold t, as anomalib's convention asks.
+    The score lies in [0, 1) and is 0.5 at the threshold t, as anomalib's convention asks. Logits, which may be
+    negative, go through the logistic function centred at the threshold instead.
 
-    Shapes: distances ``(B,)``, at least 0.
+    Shapes: distances ``(B,)``, at least 0; logits ``(B,)``.
 
     Args:
         false_positive_rate: Share of normal images that may be called anomalous, in (0, 1).
+        logits: Whether the distances are logits.
 
     Raises:
         ValueError: If the rate is not between 0 and 1.
@@ -64,11 +66,12 @@ class Calibration(nn.Module, Callback):
     distances: Tensor
     """Calibration distances (M,) of normal images, ascending."""
 
-    def __init__(self, false_positive_rate: float = 0.05) -> None:
+    def __init__(self, false_positive_rate: float = 0.05, *, logits: bool = False) -> None:
         super().__init__()
         if not 0 < false_positive_rate < 1:
             raise ValueError(f"false_positive_rate must be between 0 and 1, got {false_positive_rate}; 0.05 is usual.")
         self.false_positive_rate = false_positive_rate
+        self.logits = logits
         self.register_buffer("threshold", torch.tensor(torch.nan))
         self.register_buffer("distances", torch.empty(0))
 
@@ -87,7 +90,7 @@ class Calibration(nn.Module, Callback):
             raise ValueError(f"distances must be finite and at least one, got {distances.tolist()[:5]} ...")
         self.distances = distances.detach().float().sort().values
         threshold = conformal_threshold(self.distances, self.false_positive_rate)
-        if threshold <= 0:
+        if threshold <= 0 and not self.logits:
             logger.warning(
                 "Most normal images are exact duplicates of others: the threshold would be 0, and is the smallest "
                 "number above it. Whatever differs at all will be called anomalous; remove the duplicates."
@@ -108,7 +111,10 @@ class Calibration(nn.Module, Callback):
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Score and label from distances, as exported models compute them (``InferenceBatch`` has no p-value)."""
         distances = predictions.pred_score
-        score = distances / (distances + self.threshold)
+        if self.logits:
+            score = torch.sigmoid(distances - self.threshold)
+        else:
+            score = distances / (distances + self.threshold)
         return InferenceBatch(pred_score=score, pred_label=distances > self.threshold)
 
     def post_process_batch(self, batch: Batch) -> None:

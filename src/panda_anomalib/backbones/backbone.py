@@ -1,5 +1,6 @@
 """A timm network as a frozen image -> embedding function that can be split into stem and trunk."""
 
+import copy
 from typing import Any
 
 import timm
@@ -113,15 +114,46 @@ class Backbone(nn.Module):
     @property
     def stem(self) -> nn.Module:
         """Frozen first part: images -> what the trunk takes. Shares its parameters with ``network``."""
+        self.load_weights()
         return self._split()[0]
 
     @property
     def trunk(self) -> nn.Module:
         """Last ``trunk_stages`` stages: output of the stem -> last feature map."""
+        self.load_weights()
         return self._split()[1]
 
-    def _split(self) -> tuple[nn.Module, nn.Module]:
+    @property
+    def embedding_size(self) -> int:
+        """D, the length of a pooled embedding."""
+        size: int = getattr(self.network, "head_hidden_size", None) or self.network.num_features
+        return size * len(self.poolings)
+
+    def reload_weights(self) -> None:
+        """Load the weights again, whatever training has made of them; see ``load_weights``."""
+        self._weights_pending = True
         self.load_weights()
+
+    def trunk_parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter of ``network`` that the stem does not use, by its name there.
+
+        Raises:
+            ValueError: If the trunk has no parameters: nothing could be trained.
+        """
+        in_stem = {id(parameter) for parameter in self._split()[0].parameters()}
+        found = {name: value for name, value in self.network.named_parameters() if id(value) not in in_stem}
+        if not found:
+            raise ValueError(f"trunk_stages must be at least 1 to train {self.name}, got {self.trunk_stages}.")
+        return found
+
+    def fork(self) -> "Backbone":
+        """Copy that shares the stem's modules with this backbone and has a trunk and a head of its own."""
+        in_stem = {id(module) for module in self.stem.modules()}
+        shared: dict[int, Any] = {id(module): module for module in self.network.modules() if id(module) in in_stem}
+        shared |= {id(parameter): parameter for parameter in self.stem.parameters()}
+        return copy.deepcopy(self, shared)
+
+    def _split(self) -> tuple[nn.Module, nn.Module]:
         if self._halves is None:
             # a tuple hides the halves from state_dict(): their parameters are the network's own
             self._halves = _split_features(self.network, self._boundary())

@@ -189,7 +189,8 @@ class ImagePreProcessor(PreProcessor):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self._transform_batch(batch, trainer.train_dataloader, 0)
+        if isinstance(batch, Batch):  # adapted models train on stem outputs, of images that went through `prepare`
+            self._transform_batch(batch, trainer.train_dataloader, 0)
 
     @override
     def on_validation_batch_start(
@@ -210,10 +211,22 @@ class ImagePreProcessor(PreProcessor):
         self._transform_batch(batch, trainer.predict_dataloaders, dataloader_idx)
 
     def _transform_batch(self, batch: Batch, loaders: object, index: int) -> None:
+        loader = loaders[index] if isinstance(loaders, (list, tuple)) else loaders
+        self.prepare(batch, getattr(loader, "dataset", None))
+
+    def prepare(self, batch: Batch, dataset: object) -> None:
+        """Make of the images of a batch, in place, what the network takes.
+
+        Args:
+            batch: Images in [0, 1].
+            dataset: Where they come from: what its workers have done already is not done again.
+
+        Raises:
+            RuntimeError: If the workers have applied another model's geometry.
+        """
         if self.transform is None:
             return
-        loader = loaders[index] if isinstance(loaders, (list, tuple)) else loaders
-        applied = _last_geometry(getattr(loader, "dataset", None))
+        applied = _last_geometry(dataset)
         if applied is None:
             if self._geometry is not None and len(batch.image) > 1 and not self._warned:
                 self._warned = True

@@ -1,52 +1,87 @@
-"""What all our Lightning modules share: a bank in a fixed order, truthful scores, checkpoints that decide."""
+"""What all our Lightning modules share: their arguments, truthful scores, checkpoints that decide."""
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import timm
 import torch
 from anomalib import LearningType
 from anomalib.data import Batch
 from anomalib.metrics import Evaluator
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
+from lightning.pytorch.core.mixins.hparams_mixin import HyperparametersMixin
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from typing_extensions import override
 
-from panda_anomalib.backbones import ImagePreProcessor, make_runtime
+from panda_anomalib.backbones import (
+    Backbone,
+    EmbeddingNormalization,
+    ImagePreProcessor,
+    make_runtime,
+    weights_transform,
+)
+from panda_anomalib.backbones.normalization import NormalizationName
+from panda_anomalib.backbones.pooling import PoolingName, pooling_parts
 from panda_anomalib.backbones.runtimes import RuntimeName, choose_runtime
+from panda_anomalib.backbones.weights import check_backbone
 from panda_anomalib.calibration import Calibration
-from panda_anomalib.data.dataset import ImageDataset, PredictImages
-from panda_anomalib.data.reading import describe_hazard
 from panda_anomalib.evaluation import image_evaluator
 from panda_anomalib.explanation import NeighborVisualizer
+from panda_anomalib.models.checkpoints import CheckpointMixin
 from panda_anomalib.models.detector import Detector
-from panda_anomalib.models.embeddings import EmbeddingStore
 from panda_anomalib.models.export import CheckedExport
+from panda_anomalib.models.hazards import HazardWatch, dataset_in_use
 from panda_anomalib.predictions import PredictionWriter
+from panda_anomalib.scorers import Scorer, ScorerName, make_scorer
 
 __all__ = ["DetectorMixin"]
 
 logger = logging.getLogger(__name__)
 
-_CHECKPOINT_KEY = "panda_anomalib"
-# What may differ between a checkpoint and the arguments of the run that loads it without changing a score.
-_FREE_ARGUMENTS = {"weights", "runtime"}
-
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Host
 else:
-    # anomalib lists only direct subclasses of AnomalibModule as models: they name it themselves, after this mixin
-    _Host = object
+    # anomalib lists only direct subclasses of AnomalibModule as models: they name it themselves, after this mixin.
+    # Lightning collects hyperparameters through the constructors of classes that have this base.
+    _Host = HyperparametersMixin
 
 
-class DetectorMixin(CheckedExport, _Host):
+class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
     """Base of our models; a model is ``class Name(DetectorMixin, AnomalibModule)``.
 
-    A model builds its parts in ``build_detector`` from its arguments as plain data. This mixin collects the
-    embeddings of the training images, fits scorer and calibration on them, attaches distances and neighbours to
-    every batch, and keeps in the checkpoint all that makes a score.
+    It builds backbone, normalisation and scorer from the arguments, attaches distances and neighbours to every batch,
+    and keeps in the checkpoint all that makes a score. How the memory bank comes about is the model's part: it ends
+    in ``fit_embeddings``.
+
+    Args:
+        backbone: timm's name of the network.
+        weights: ``default`` (installed package, hub cache or hub), ``packaged``, ``random``, or the path of a file.
+        backbone_args: Further arguments of the network's constructor, such as ``{"img_size": 224}``.
+        pooling: ``default`` (the network's own), ``avg``, ``max``, ``gem`` or ``avg+max``.
+        normalization: ``none`` (the papers), ``l2``, or ``power_l2`` (signed power, then l2).
+        power: Exponent of ``power_l2``.
+        scorer: ``whitening`` (neighbours in whitened space), ``knn`` (the papers), ``kmeans`` or ``center``.
+        num_neighbors: Neighbours that count, for scorers that have them; by default the scorer's own, 2.
+        scorer_args: Further arguments of the scorer, such as ``{"distance": "cosine"}``.
+        resize: Shorter side, or (height, width), in pixels; by default as the weights were trained.
+        crop: Side of the centre crop in pixels; by default as the weights were trained.
+        false_positive_rate: Share of normal images that may be called anomalous; sets the threshold.
+        runtime: What executes the backbone: ``auto``, ``eager``, ``channels_last``, ``compile``, ``openvino``, or
+            one of the last three with ``_bf16`` (faster on some processors, three digits of precision).
+        pre_processor: anomalib's component, or whether to have ours.
+        post_processor: anomalib's component, or whether to have ours.
+        evaluator: anomalib's component, or whether to have ours.
+        visualizer: anomalib's component, or whether to have ours.
+
+    Raises:
+        ValueError: If an argument is not accepted; the message says what is.
     """
 
     model: Detector
@@ -58,27 +93,95 @@ class DetectorMixin(CheckedExport, _Host):
     """Paths of the images in the memory bank, in its order."""
     provenance: dict[str, str]
     """Where the backbone's weights came from."""
+    trunk_stages: int = 2
+    """How many of the backbone's stages form its trunk."""
 
-    @staticmethod
-    def build_detector(arguments: dict[str, Any]) -> Detector:
-        """Detector of a model's arguments, not yet fitted."""
-        raise NotImplementedError
-
-    @staticmethod
-    def build_pre_processor(arguments: dict[str, Any]) -> ImagePreProcessor:
-        """Pre-processor of a model's arguments."""
-        raise NotImplementedError
-
-    def initialize(self, runtime: RuntimeName) -> None:
-        """Set up what is not an argument; call it at the end of ``__init__``."""
-        self.model = self.build_detector(dict(self.hparams))
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        *,
+        weights: str = "default",
+        backbone_args: dict[str, Any] | None = None,
+        pooling: PoolingName = "default",
+        normalization: NormalizationName = "power_l2",
+        power: float = 0.5,
+        scorer: ScorerName = "whitening",
+        num_neighbors: int | None = None,
+        scorer_args: dict[str, Any] | None = None,
+        resize: int | Sequence[int] | None = None,
+        crop: int | Sequence[int] | None = None,
+        false_positive_rate: float = 0.05,
+        runtime: RuntimeName = "auto",
+        pre_processor: PreProcessor | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        check_backbone(backbone)
+        if pre_processor is True:
+            pre_processor = self.build_pre_processor(backbone, backbone_args, resize, crop)
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=self.build_calibration(false_positive_rate) if post_processor is True else post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        # OmegaConf's containers must not reach the checkpoint, which holds plain data only
+        self.hparams.update({name: _plain(value) for name, value in self.hparams.items()})
         self.training_paths = []
         self.provenance = {}
-        self._runtime_name = runtime
         self._runtime_stale = True
-        self._store = EmbeddingStore()
-        self._hazard_named = False
+        self._hazards = HazardWatch()
         self._validation_batches: float | int | None = None
+        self.build_parts()
+
+    def build_parts(self) -> None:
+        """Build what makes a score, not yet fitted, from ``hparams``."""
+        self.model = self.build_detector()
+
+    def build_detector(self) -> Detector:
+        """Detector of the model's arguments, not yet fitted."""
+        backbone = Backbone(
+            self.hparams["backbone"],
+            weights=self.hparams["weights"],
+            pooling=self.hparams["pooling"],
+            trunk_stages=self.trunk_stages,
+            backbone_args=self.hparams["backbone_args"],
+        )
+        parts = len(pooling_parts(self.hparams["pooling"]))
+        normalization = EmbeddingNormalization(
+            self.hparams["normalization"], power=self.hparams["power"], num_parts=parts
+        )
+        return Detector(backbone, normalization, self.build_scorer())
+
+    def build_scorer(self) -> Scorer:
+        """Scorer of the model's arguments, not yet fitted."""
+        scorer_args = dict(self.hparams["scorer_args"] or {})
+        if self.hparams["num_neighbors"] is not None:
+            scorer_args["num_neighbors"] = self.hparams["num_neighbors"]
+        return make_scorer(self.hparams["scorer"], **scorer_args)
+
+    @staticmethod
+    def build_calibration(false_positive_rate: float) -> Calibration:
+        """Post-processor for distances as the model's scorer gives them."""
+        return Calibration(false_positive_rate)
+
+    @staticmethod
+    def build_pre_processor(
+        backbone: str,
+        backbone_args: dict[str, Any] | None = None,
+        resize: int | Sequence[int] | None = None,
+        crop: int | Sequence[int] | None = None,
+    ) -> ImagePreProcessor:
+        """Pre-processor that a backbone's weights were trained with, but for the sizes given."""
+        cfg = timm.get_pretrained_cfg(backbone)
+        transform = weights_transform(
+            cfg.to_dict() if cfg is not None else {},
+            resize=resize,
+            crop=crop,
+            img_size=(backbone_args or {}).get("img_size"),
+        )
+        return ImagePreProcessor(transform)
 
     # ---- what anomalib asks of a model
 
@@ -87,11 +190,11 @@ class DetectorMixin(CheckedExport, _Host):
     def learning_type(self) -> LearningType:
         return LearningType.ONE_CLASS
 
-    @property
+    @staticmethod
     @override
-    def trainer_arguments(self) -> dict[str, Any]:
-        """One epoch is one look at each training image; there is nothing to validate before it."""
-        return {"max_epochs": 1, "num_sanity_val_steps": 0}
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> ImagePreProcessor:
+        """Pre-processor of the default backbone, for another input size if given (no crop then)."""
+        return DetectorMixin.build_pre_processor("tf_efficientnet_lite0", resize=image_size, crop=image_size)
 
     @staticmethod
     @override
@@ -107,11 +210,7 @@ class DetectorMixin(CheckedExport, _Host):
     def configure_callbacks(self) -> list[Callback]:
         return [*super().configure_callbacks(), PredictionWriter()]
 
-    @override
-    def configure_optimizers(self) -> None:
-        """Nothing is optimised."""
-
-    # ---- training: collect, then fit
+    # ---- fitting
 
     @override
     def prepare_data(self) -> None:
@@ -123,9 +222,6 @@ class DetectorMixin(CheckedExport, _Host):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
-        if self.trainer.world_size > 1:
-            # DistributedDataParallel refuses a module in which nothing is trained
-            self._ddp_anchor = nn.Parameter(torch.zeros(1, device=self.device))
         has_validation = hasattr(getattr(self.trainer, "datamodule", None), "val_data")
         monitors = any(getattr(callback, "monitor", None) for callback in self.trainer.callbacks)
         if not (has_validation and monitors):
@@ -133,19 +229,41 @@ class DetectorMixin(CheckedExport, _Host):
             self.trainer.limit_val_batches = 0  # the threshold comes from the training images, nothing is monitored
 
     @override
-    def on_fit_start(self) -> None:
-        self.model.backbone.load_weights()
-        self._store = EmbeddingStore()
-        self._prepare_runtime()
+    def on_fit_end(self) -> None:
+        if self._validation_batches is not None:
+            self.trainer.limit_val_batches = self._validation_batches
+            self._validation_batches = None
 
-    @override
-    def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
-        self._name_hazards(batch)
-        with torch.no_grad():
-            self._store.add(self._embed(batch), batch.image_path)
-        anchor = getattr(self, "_ddp_anchor", None)
-        # Lightning wants a loss
-        return anchor.sum() * 0 if anchor is not None else torch.zeros((), device=self.device, requires_grad=True)
+    def fit(self) -> None:
+        """Fit scorer and calibration for the weights as they are, unless they are fitted already."""
+        raise NotImplementedError
+
+    def fit_embeddings(self, embeddings: Tensor, paths: list[str], held_out: Tensor | None = None) -> None:
+        """Fit scorer and calibration on embeddings ``(N, D)`` of normal images and their paths.
+
+        Args:
+            embeddings: As the scorer takes them.
+            paths: Of the images, in the same order.
+            held_out: Positions of the images that the threshold comes from; by default all. A network that was
+                trained on images knows them better than new ones: theirs would be too low a threshold.
+
+        Raises:
+            ValueError: If the images are too few for the scorer, or their embeddings are not finite.
+        """
+        self.model.scorer.fit(embeddings)
+        self.training_paths = [os.path.abspath(path) if path else "" for path in paths]  # noqa: PTH100 - keeps links
+        self.provenance = self.model.backbone.provenance or self.provenance
+        if isinstance(self.post_processor, Calibration):
+            distances = self.model.scorer.calibration_distances()
+            self.post_processor.fit(distances if held_out is None else distances[held_out.to(distances.device)])
+            logger.info(
+                "%d normal images; threshold %.6g for a false-positive rate of %g.",
+                len(paths),
+                self.post_processor.threshold,
+                self.post_processor.false_positive_rate,
+            )
+
+    # ---- scoring
 
     @override
     def on_validation_start(self) -> None:
@@ -154,54 +272,6 @@ class DetectorMixin(CheckedExport, _Host):
         else:
             self._require_fitted()
             self._prepare_runtime()
-
-    @override
-    def on_train_epoch_end(self) -> None:
-        self.fit()
-
-    def fit(self) -> None:
-        """Fit scorer and calibration on the embeddings collected since the last call, if any.
-
-        Raises:
-            ValueError: If the images are too few for the scorer, or their embeddings are not finite.
-        """
-        if len(self._store) == 0 and self._is_fitted:
-            return  # fitted before the validation of this epoch
-        embeddings, paths = self._store.gather()
-        self._store = EmbeddingStore()
-        expected = len(self.trainer.train_dataloader.dataset)
-        if len(paths) < expected:
-            logger.warning(
-                "The memory bank holds %d of %d training images: the trainer's limits (max_steps, "
-                "limit_train_batches, overfit_batches) stopped the pass over them.",
-                len(paths),
-                expected,
-            )
-        self.fit_embeddings(embeddings, paths)
-
-    def fit_embeddings(self, embeddings: Tensor, paths: list[str]) -> None:
-        """Fit on embeddings ``(N, D)`` of normal images and their paths; see ``fit``."""
-        self.model.scorer.fit(embeddings)
-        self.training_paths = [os.path.abspath(path) if path else "" for path in paths]  # noqa: PTH100 - keeps links
-        self.provenance = self.model.backbone.provenance or self.provenance
-        if isinstance(self.post_processor, Calibration):
-            self.post_processor.fit(self.model.scorer.calibration_distances())
-            logger.info(
-                "%d normal images; threshold %.6g for a false-positive rate of %g.",
-                len(paths),
-                self.post_processor.threshold,
-                self.post_processor.false_positive_rate,
-            )
-
-    @override
-    def on_fit_end(self) -> None:
-        if self._validation_batches is not None:
-            self.trainer.limit_val_batches = self._validation_batches
-            self._validation_batches = None
-        if hasattr(self, "_ddp_anchor"):
-            del self._ddp_anchor
-
-    # ---- scoring
 
     @override
     def on_test_start(self) -> None:
@@ -226,7 +296,7 @@ class DetectorMixin(CheckedExport, _Host):
         return self._score(batch)
 
     def _score(self, batch: Batch) -> STEP_OUTPUT:
-        self._name_hazards(batch)
+        self._hazards.look(batch, dataset_in_use(self.trainer))
         shown = getattr(self.visualizer, "num_neighbors", 0)
         distances, neighbors = self.model.scorer.explain(self._embed(batch), shown)
         if not torch.isfinite(distances).all():
@@ -245,33 +315,24 @@ class DetectorMixin(CheckedExport, _Host):
         with torch.autocast(self.device.type, enabled=False):
             return self.model.embed(batch.image.float())
 
+    def forget_runtime(self) -> None:
+        """Have the runtime built again before the next use: weights or backbone are not what they were."""
+        self._runtime_stale = True
+        self.model.runtime = None
+
     def _prepare_runtime(self) -> None:
         if not self._runtime_stale:
             return
-        datamodule = getattr(self.trainer, "datamodule", None)
-        sets = [getattr(datamodule, name, None) for name in ("train_data", "test_data")]
-        num_images = sum(len(images) for images in sets if images is not None) or None
-        name = choose_runtime(self._runtime_name, self.device, num_images)
+        name = self._chosen_runtime()
         self.model.runtime = make_runtime(name, self.model.backbone)
         self._runtime_stale = False
         logger.info("Backbone %s runs by %s.", self.model.backbone.name, name)
 
-    def _name_hazards(self, batch: Batch) -> None:
-        """Warn once when anomalib's own reader, which our datamodules do not use, misreads an image."""
-        loader = self.trainer.train_dataloader if self.trainer.training else None
-        loader = loader or self.trainer.test_dataloaders or self.trainer.predict_dataloaders
-        if self._hazard_named or isinstance(getattr(loader, "dataset", None), (ImageDataset, PredictImages)):
-            return
-        for path in batch.image_path or []:
-            if (hazard := describe_hazard(path)) is not None:
-                self._hazard_named = True
-                logger.warning(
-                    "%s: anomalib's reader does not read this right (%s). Use a datamodule of panda_anomalib, or "
-                    "convert the images to 8-bit RGB. Other images may be concerned.",
-                    path,
-                    hazard,
-                )
-                return
+    def _chosen_runtime(self) -> RuntimeName:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        sets = [getattr(datamodule, name, None) for name in ("train_data", "test_data")]
+        num_images = sum(len(images) for images in sets if images is not None) or None
+        return choose_runtime(self.hparams["runtime"], self.device, num_images)
 
     @property
     def _is_fitted(self) -> bool:
@@ -281,50 +342,6 @@ class DetectorMixin(CheckedExport, _Host):
         if not self._is_fitted:
             raise RuntimeError(f"{self.name} is not trained; fit it first, or give ckpt_path of a trained one.")
 
-    # ---- checkpoints
 
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"].pop("_ddp_anchor", None)
-        checkpoint[_CHECKPOINT_KEY] = {
-            "model": self.name,
-            "training_paths": self.training_paths,
-            "provenance": self.provenance,
-        }
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over whatever makes a score, also where this model was built with other arguments.
-
-        Raises:
-            ValueError: If another class of model wrote the checkpoint.
-        """
-        ours = checkpoint.get(_CHECKPOINT_KEY)
-        if ours is None or ours["model"] != self.name:
-            written_by = ours["model"] if ours else "a model that is not of panda_anomalib"
-            raise ValueError(f"checkpoint must be of a {self.name}, got one of {written_by}; use that model's class.")
-        self._adopt(checkpoint.get("hyper_parameters", {}))
-        super().on_load_checkpoint(checkpoint)
-        self.training_paths = list(ours["training_paths"])
-        self.provenance = dict(ours["provenance"])
-        self._runtime_stale = True
-        self.model.runtime = None
-        if self._trainer is not None and isinstance(self.pre_processor, ImagePreProcessor):
-            self.pre_processor.install_all(self.trainer)
-
-    def _adopt(self, saved: dict[str, Any]) -> None:
-        given = dict(self.hparams)
-        differing = [
-            name for name, value in saved.items() if name not in _FREE_ARGUMENTS and given.get(name, value) != value
-        ]
-        if differing:
-            text = "; ".join(f"{name}={saved[name]!r} (not {given[name]!r})" for name in differing)
-            logger.warning("The checkpoint decides what makes a score: %s.", text)
-            self.hparams.update({name: saved[name] for name in differing})
-            self.model = self.build_detector(dict(self.hparams))
-
-    @override
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        self._runtime_stale = True
-        return super().load_state_dict(state_dict, *args, **kwargs)
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
