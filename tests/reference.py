@@ -106,3 +106,90 @@ def auroc(distances: Array, labels: Array) -> float:
 def split_conformal_rank(count: int, rate: float) -> int:
     """Rank of the threshold among the sorted calibration distances, 1-based."""
     return min(max(math.ceil(round((count + 1) * (1 - rate), 9)), 1), count)
+
+
+# models/ensemble.py
+
+
+def typical_distance(bank: Array, held_out: Array, k: int, distance: str = "squared") -> float:
+    """Mean kNN distance of the rows at positions ``held_out`` to all other rows (METHODS S9)."""
+    return float(knn(bank[held_out], np.delete(bank, held_out, axis=0), k, distance).mean())
+
+
+def sample_wise_early_stopping(distances: Array, typical: Array) -> Array:
+    """Largest ratio over snapshots; distances (B, S), typical (S,) (METHODS S9)."""
+    return np.array([max(d / s for d, s in zip(row, typical, strict=True)) for row in distances.astype(np.float64)])
+
+
+# adaptation/collapse.py
+
+
+def effective_rank(rows: Array) -> float:
+    """Exponential of the entropy of the normalised eigenvalues of the covariance (Roy & Vetterli 2007)."""
+    eigenvalues = np.linalg.eigvalsh(np.cov(rows.astype(np.float64), rowvar=False))
+    shares = eigenvalues[eigenvalues > 1e-12 * eigenvalues.max()] / eigenvalues.sum()
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def compactness(rows: Array, center: Array) -> float:
+    """Squared distance to the centre, mean over images and over dimensions (METHODS S8)."""
+    return float(np.mean([((row - center) ** 2).sum() / len(center) for row in rows.astype(np.float64)]))
+
+
+def neighbor_preservation(before: Array, after: Array, k: int) -> float:
+    """Share of each row's k nearest others before that are among its k nearest others after."""
+    shares = []
+    for i in range(len(before)):
+        near = []
+        for rows in (before, after):
+            squared = squared_distances(rows[i : i + 1], rows)[0]
+            squared[i] = np.inf
+            near.append(set(np.argsort(squared)[:k].tolist()))
+        shares.append(len(near[0] & near[1]) / k)
+    return float(np.mean(shares))
+
+
+def held_out_ratio(train: Array, held_out: Array, k: int) -> float:
+    """Mean kNN distance of held-out rows to the training rows, by that of the training rows to the others."""
+    return float(knn(held_out, train, k).mean() / leave_one_out_knn(train, k).mean())
+
+
+# adaptation/objectives.py and models/adapted.py
+
+
+def angular_center(rows: Array, center: Array) -> float:
+    """Mean of 1 - cosine similarity to the centre."""
+    return float(np.mean([1 - row @ center / (np.linalg.norm(row) * np.linalg.norm(center)) for row in rows]))
+
+
+def mean_shifted_contrastive(first: Array, second: Array, center: Array, temperature: float) -> float:
+    """NT-Xent of two views (B, D) on directions from the centre (Reiss & Hoshen 2021)."""
+    directions = np.concatenate([unit(first - center), unit(second - center)])
+    count, losses = len(first), []
+    for i in range(2 * count):
+        similar = {j: math.exp(directions[i] @ directions[j] / temperature) for j in range(2 * count) if j != i}
+        losses.append(-math.log(similar[(i + count) % (2 * count)] / sum(similar.values())))
+    return float(np.mean(losses))
+
+
+def outlier_exposure(normal_logits: Array, outlier_logits: Array) -> float:
+    """Binary cross-entropy over the joint batch, normal 0, outlier 1 (METHODS S13)."""
+    losses = [math.log1p(math.exp(z)) for z in normal_logits] + [math.log1p(math.exp(-z)) for z in outlier_logits]
+    return float(np.mean(losses))
+
+
+def cross_entropy(logits: Array, labels: NDArray[np.integer]) -> float:
+    """Mean over rows of -log softmax at the label."""
+    rows = zip(logits.astype(np.float64), labels, strict=True)
+    return float(np.mean([math.log(np.exp(row - row[label]).sum()) for row, label in rows]))
+
+
+def sgd_step(
+    weights: Array, gradient: Array, velocity: Array, *, clip: float, rate: float, momentum: float, decay: float
+) -> tuple[Array, Array]:
+    """Clip the whole gradient, then decay, then momentum: new weights and velocity (METHODS, facts 11 and 12)."""
+    norm = np.linalg.norm(gradient)
+    if norm > clip:
+        gradient = gradient * clip / norm
+    velocity = momentum * velocity + gradient + decay * weights
+    return weights - rate * velocity, velocity

@@ -111,10 +111,7 @@ class Calibration(nn.Module, Callback):
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
         """Score and label from distances, as exported models compute them (``InferenceBatch`` has no p-value)."""
         distances = predictions.pred_score
-        if self.logits:
-            score = torch.sigmoid(distances - self.threshold)
-        else:
-            score = distances / (distances + self.threshold)
+        score = torch.sigmoid(distances - self.threshold) if self.logits else distances / (distances + self.threshold)
         return InferenceBatch(pred_score=score, pred_label=distances > self.threshold)
 
     def post_process_batch(self, batch: Batch) -> None:

@@ -60,10 +60,15 @@ def choose_runtime(name: RuntimeName, device: torch.device, num_images: int | No
     return "channels_last"
 
 
-def make_runtime(name: RuntimeName, network: nn.Module) -> Callable[[Tensor], Tensor]:
+def make_runtime(name: RuntimeName, network: nn.Module, *, images: bool = True) -> Callable[[Tensor], Tensor]:
     """Build the runtime ``name`` (not ``auto``) of a network in eval mode.
 
     The network is copied where the runtime changes it; later changes of its weights are not seen.
+
+    Args:
+        name: The runtime.
+        network: Images -> embeddings, or a part of it.
+        images: Whether the network takes images; the output of a stem, maybe tokens, keeps the layout it comes in.
     """
     precision = torch.bfloat16 if name.endswith("bf16") else torch.float32
     kind = name.removesuffix("_bf16")
@@ -71,7 +76,7 @@ def make_runtime(name: RuntimeName, network: nn.Module) -> Callable[[Tensor], Te
         return network.__call__  # not the module itself: an attribute that is one would be saved with the model
     if kind == "openvino":
         return _OpenVino(network, precision)
-    return _Torch(network, precision, compiled=kind == "compile")
+    return _Torch(network, precision, compiled=kind == "compile", images=images)
 
 
 class _FixedBatch:
@@ -84,7 +89,7 @@ class _FixedBatch:
         size = self._size = self._size or len(images)
         results = []
         for chunk in images.split(size):
-            padding = chunk[-1:].expand(size - len(chunk), -1, -1, -1)
+            padding = chunk[-1:].expand(size - len(chunk), *chunk.shape[1:])
             results.append(self._run(torch.cat([chunk, padding]) if len(padding) else chunk)[: len(chunk)])
         return results[0] if len(results) == 1 else torch.cat(results)
 
@@ -93,15 +98,17 @@ class _FixedBatch:
 
 
 class _Torch(_FixedBatch):
-    def __init__(self, network: nn.Module, precision: torch.dtype, *, compiled: bool) -> None:
+    def __init__(self, network: nn.Module, precision: torch.dtype, *, compiled: bool, images: bool) -> None:
         super().__init__()
+        self._images = images
         network = copy.deepcopy(network).to(memory_format=torch.channels_last)
         self._precision = precision
         # Freezing folds batch norm into the convolutions and prepacks the weights: half of the gain.
         self._network: Any = torch.compile(network, options={"freezing": True}) if compiled else network
 
     def _run(self, images: Tensor) -> Tensor:
-        images = images.contiguous(memory_format=torch.channels_last)
+        if self._images:
+            images = images.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), torch.autocast(images.device.type, self._precision, self._precision != torch.float32):
             embeddings: Tensor = self._network(images)
         return embeddings.float()

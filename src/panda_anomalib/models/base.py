@@ -24,7 +24,6 @@ from panda_anomalib.backbones import (
     Backbone,
     EmbeddingNormalization,
     ImagePreProcessor,
-    make_runtime,
     weights_transform,
 )
 from panda_anomalib.backbones.normalization import NormalizationName
@@ -122,7 +121,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
             pre_processor = self.build_pre_processor(backbone, backbone_args, resize, crop)
         super().__init__(
             pre_processor=pre_processor,
-            post_processor=self.build_calibration(false_positive_rate) if post_processor is True else post_processor,
+            post_processor=Calibration(false_positive_rate) if post_processor is True else post_processor,
             evaluator=evaluator,
             visualizer=visualizer,
         )
@@ -138,6 +137,8 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
     def build_parts(self) -> None:
         """Build what makes a score, not yet fitted, from ``hparams``."""
         self.model = self.build_detector()
+        if isinstance(self.post_processor, Calibration):
+            self.post_processor.logits = self.model.scorer.gives_logits
 
     def build_detector(self) -> Detector:
         """Detector of the model's arguments, not yet fitted."""
@@ -160,11 +161,6 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         if self.hparams["num_neighbors"] is not None:
             scorer_args["num_neighbors"] = self.hparams["num_neighbors"]
         return make_scorer(self.hparams["scorer"], **scorer_args)
-
-    @staticmethod
-    def build_calibration(false_positive_rate: float) -> Calibration:
-        """Post-processor for distances as the model's scorer gives them."""
-        return Calibration(false_positive_rate)
 
     @staticmethod
     def build_pre_processor(
@@ -324,7 +320,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         if not self._runtime_stale:
             return
         name = self._chosen_runtime()
-        self.model.runtime = make_runtime(name, self.model.backbone)
+        self.model.runtime = self.model.make_runtime(name)
         self._runtime_stale = False
         logger.info("Backbone %s runs by %s.", self.model.backbone.name, name)
 

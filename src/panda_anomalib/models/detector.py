@@ -8,7 +8,7 @@ from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from panda_anomalib.backbones import Backbone, EmbeddingNormalization
+from panda_anomalib.backbones import Backbone, EmbeddingNormalization, RuntimeName, make_runtime
 from panda_anomalib.scorers import Scorer
 
 __all__ = ["Detector"]
@@ -38,6 +38,10 @@ class Detector(nn.Module):
         run = self.backbone if self.runtime is None or torch.compiler.is_compiling() else self.runtime
         embeddings: Tensor = self.normalization(run(images).float())
         return embeddings
+
+    def make_runtime(self, name: RuntimeName) -> Callable[[Tensor], Tensor]:
+        """Runtime ``images -> pooled embeddings``, to be set as ``runtime``; see ``runtimes.make_runtime``."""
+        return make_runtime(name, self.backbone)
 
     @override
     def forward(self, images: Tensor) -> InferenceBatch:

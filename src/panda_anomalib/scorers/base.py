@@ -27,6 +27,8 @@ class Scorer(nn.Module, ABC):
     All state is in buffers, which take any length when loaded into an unfitted scorer.
     """
 
+    gives_logits: bool = False
+    """Whether ``forward`` gives logits, which may be negative, instead of distances."""
     calibration: Tensor
     """Distances (M,) of normal embeddings to a scorer that had not seen them."""
 

@@ -1,0 +1,1 @@
+"""Adaptation of a pretrained backbone to normal images (PANDA, arXiv:2010.05903)."""

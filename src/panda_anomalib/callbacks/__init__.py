@@ -1,0 +1,1 @@
+"""Lightning callbacks of the adaptation; each works on Lightning modules that are not ours, too."""

@@ -1,0 +1,59 @@
+"""Memory and disk space at hand."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from panda_anomalib.adaptation import room
+from panda_anomalib.adaptation.room import available_memory, reserve
+
+
+def test_container_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit less what is in use, of which the inactive file cache can be had back."""
+    monkeypatch.setattr(room, "_CONTROL_GROUP", tmp_path)
+    unlimited = available_memory()
+    assert unlimited > 10**6
+    for name, text in (("max", "900000\n"), ("current", "600000\n"), ("stat", "anon 1\ninactive_file 50000\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert available_memory() == 350_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > 350_000
+
+
+def test_reserved_room_can_be_written(tmp_path: Path) -> None:
+    """Every byte of it, without a file to be seen."""
+    mapped = reserve(tmp_path, 5000)
+    assert mapped is not None
+    assert mapped.shape == (5000,)
+    mapped.fill_(7)
+    assert int(mapped.sum()) == 35_000
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_fallocate_the_room_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS and Windows."""
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    mapped = reserve(tmp_path, 5000)
+    assert mapped is not None
+    assert mapped.shape == (5000,)
+    assert int(mapped.sum()) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+def test_full_disk_is_none_and_other_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is a reason to do without; a broken one is not."""
+
+    def fail(number: int) -> None:
+        def fallocate(*_: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "posix_fallocate", fallocate)
+
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        fail(number)
+        assert reserve(tmp_path, 5000) is None
+    fail(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        reserve(tmp_path, 5000)
