@@ -193,3 +193,12 @@ def sgd_step(
         gradient = gradient * clip / norm
     velocity = momentum * velocity + gradient + decay * weights
     return weights - rate * velocity, velocity
+
+
+# callbacks.elastic_weight_consolidation
+
+
+def ewc(parameters: Array, anchors: Array, fisher: Array, weight: float) -> tuple[float, Array]:
+    """Penalty of PANDA's Eq. 4 and its gradient."""
+    differences = parameters.astype(np.float64) - anchors
+    return float(weight / 2 * (fisher * differences**2).sum()), weight * fisher * differences

@@ -13,11 +13,17 @@ if TYPE_CHECKING:
     from panda_anomalib.data import OneClassFolder as OneClassFolder
     from panda_anomalib.engine import Engine as Engine
     from panda_anomalib.models import Dn2 as Dn2
+    from panda_anomalib.models import Panda as Panda
+    from panda_anomalib.models import PandaEwc as PandaEwc
+    from panda_anomalib.models import PandaJoint as PandaJoint
+    from panda_anomalib.models import PandaOe as PandaOe
+    from panda_anomalib.models import PandaSes as PandaSes
 
 __version__ = "0.1.0"
-__all__ = ["Dn2", "Engine", "OneClassFolder", "__version__"]
+_MODELS = ("Dn2", "Panda", "PandaEwc", "PandaJoint", "PandaOe", "PandaSes")
+__all__ = ["Dn2", "Engine", "OneClassFolder", "Panda", "PandaEwc", "PandaJoint", "PandaOe", "PandaSes", "__version__"]
 
-_HOME = {"Dn2": "models", "Engine": "engine", "OneClassFolder": "data"}
+_HOME = {"Engine": "engine", "OneClassFolder": "data", **dict.fromkeys(_MODELS, "models")}
 
 
 def __getattr__(name: str) -> Any:

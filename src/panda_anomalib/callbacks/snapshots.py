@@ -65,7 +65,6 @@ class SnapshotEnsemble(Callback):
         self.module = module
         self.snapshots = {}
         self.minibatches = 0
-        self._restored = False
         self._plan: list[int] = []
 
     def plan(self, *, num_images: int, per_pass: int, budget: float) -> list[int]:
@@ -109,13 +108,12 @@ class SnapshotEnsemble(Callback):
         per_pass = getattr(getattr(loader, "order", None), "per_pass", None) or len(loader)
         num_images = len(loader.dataset)
         self._plan = self.plan(num_images=num_images, per_pass=per_pass, budget=_budget(trainer))
-        if not self._restored:
-            self.minibatches = trainer.fit_loop.total_batch_idx + 1
-        self._restored = False
+        # the trainer's count: a checkpoint may have been saved by a callback whose turn was before ours
+        self.minibatches = _minibatches_done(trainer)
         passed = [number for number in self._plan if number <= self.minibatches]
         self.snapshots = {number: self.snapshots[number] for number in passed if number in self.snapshots}
         self._say(backbone, num_images, self.every_n_minibatches or self.every_n_passes * per_pass)
-        if self.minibatches == 0 and self.include_pretrained:
+        if self.minibatches in self._plan and self.minibatches not in self.snapshots:
             self._add(backbone)
         if missing := [number for number in passed if number not in self.snapshots]:
             logger.warning(
@@ -131,7 +129,7 @@ class SnapshotEnsemble(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.minibatches += 1
+        self.minibatches = _minibatches_done(trainer)
         if self.minibatches in self._plan:
             self._add(self._backbone(pl_module))
 
@@ -187,7 +185,12 @@ class SnapshotEnsemble(Callback):
         """Take over what ``state_dict`` gave."""
         self.minibatches = state_dict["minibatches"]
         self.snapshots = state_dict["snapshots"]
-        self._restored = True
+
+
+def _minibatches_done(trainer: Trainer) -> int:
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    done: int = progress.processed
+    return done
 
 
 def _budget(trainer: Trainer) -> float:

@@ -1,30 +1,25 @@
 """What all adapted models share: the trunk is trained on the normal images, then the memory bank is built (PANDA)."""
 
-import copy
 import logging
 import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from anomalib.data import Batch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import SGD, Optimizer
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from panda_anomalib.adaptation.minibatches import AdaptationLoader, Minibatch, MinibatchOrder
 from panda_anomalib.adaptation.objectives import Objective, ObjectiveName, make_objective
 from panda_anomalib.adaptation.resume import mend_progress
 from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
-from panda_anomalib.backbones import EmbeddingNormalization, ImagePreProcessor, make_runtime
+from panda_anomalib.backbones import EmbeddingNormalization
 from panda_anomalib.backbones.normalization import NormalizationName
 from panda_anomalib.backbones.pooling import pooling_parts
-from panda_anomalib.models.base import DetectorMixin
-from panda_anomalib.progress import track
+from panda_anomalib.models.training_images import TrainingImagesMixin
 
 __all__ = ["AdaptationMixin"]
 
@@ -34,11 +29,9 @@ _LIGHTNINGS_EPOCHS = 1000
 """What Lightning makes of an unset ``max_epochs``."""
 _MINIBATCHES_OF_AN_EPOCH = 100
 """At least so many between two checkpoints, where the user has not set the number of epochs."""
-_CALIBRATION_IMAGES = 20
-"""Fewest images that give a false-positive rate of 0.05 a threshold."""
 
 
-class AdaptationMixin(DetectorMixin):
+class AdaptationMixin(TrainingImagesMixin):
     """Base of the adapted models; a model is ``class Name(AdaptationMixin, AnomalibModule)``.
 
     Fitting is: one pass over the normal images through the frozen stem, whose outputs are kept; the objective learns
@@ -67,7 +60,7 @@ class AdaptationMixin(DetectorMixin):
     """
 
     objective: Objective
-    free_arguments = DetectorMixin.free_arguments | {"cache"}
+    free_arguments = TrainingImagesMixin.free_arguments | {"cache"}
 
     def __init__(
         self,
@@ -95,10 +88,7 @@ class AdaptationMixin(DetectorMixin):
         self.minibatches_done = 0
         self._clipped_steps = 0
         self._training_is_over = False
-        self._normals: StemOutputs | None = None
         self._loader: AdaptationLoader | None = None
-        self._paths: list[str] = []
-        self._held_out = torch.empty(0, dtype=torch.int64)
 
     @property
     def trunk_stages(self) -> int:  # type: ignore[override] # what is trained is the trunk
@@ -184,6 +174,11 @@ class AdaptationMixin(DetectorMixin):
             weight_decay=self.hparams["weight_decay"],
         )
 
+    @property
+    @override
+    def num_views(self) -> int:
+        return self.objective.num_views
+
     # ---- one pass through the stem, then minibatches from its outputs
 
     @override
@@ -197,104 +192,28 @@ class AdaptationMixin(DetectorMixin):
         self._training_is_over = False
         if not resumed:
             self.forget_fit()
-        self._host_loader = self._find_host_loader()
-        name = self._chosen_runtime()
-        logger.info("Stem of %s runs by %s.", backbone.name, name)
-        self._stem = make_runtime(name, backbone.stem)
-        if self._is_augmented:
-            logger.info("train_augmentations are on: nothing is cached, every minibatch is read and drawn anew.")
-        dataset: Any = self._host_loader.dataset
-        cache: CacheName = "off" if self._is_augmented else self.hparams["cache"]
-        self._normals = self.stem_outputs(self._clean(dataset), cache=cache)
-        self._paths, self._num_paths = [], len(dataset)
-        embeddings: list[Tensor] = []
-
-        def embed(hidden: Tensor, _: list[int]) -> None:
-            with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-                embeddings.append(self._embed_hidden(hidden[0]))
-
-        self._normals.fill(None if resumed else embed)
-        self._held_out = self._choose_held_out(len(self._normals))
+        embeddings = self.read_images(embed=not resumed)
         if not resumed:
-            self.prepare_adaptation(torch.cat(embeddings))
-        self._replace_loader(self.stem_outputs(dataset, cache="off") if self._is_augmented else self._normals)
-
-    def _find_host_loader(self) -> "DataLoader[Any]":
-        loader = self.trainer.fit_loop._data_source.dataloader()
-        if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-            raise ValueError(
-                f"train_dataloaders must be a DataLoader over a dataset with a length, got {type(loader).__name__}; "
-                "pass a datamodule."
-            )
-        if self.pre_processor is not None and not isinstance(self.pre_processor, ImagePreProcessor):
-            raise ValueError(
-                f"pre_processor must be panda_anomalib.backbones.ImagePreProcessor to adapt {self.name}, got "
-                f"{type(self.pre_processor).__name__}; leave it out, or set resize and crop."
-            )
-        return loader
-
-    def _clean(self, dataset: Any) -> Any:
-        """The images as they are, without the user's augmentations."""
-        if not self._is_augmented:
-            return dataset
-        dataset = copy.copy(dataset)
-        dataset.augmentations = None
-        if self.pre_processor is not None:
-            self.pre_processor.install(dataset)
-        return dataset
-
-    @property
-    def _is_augmented(self) -> bool:
-        return getattr(getattr(self.trainer, "datamodule", None), "train_augmentations", None) is not None
-
-    def stem_outputs(self, dataset: Any, description: str = "Stem outputs", *, cache: CacheName) -> StemOutputs:
-        """Stem outputs of a dataset whose items are anomalib's, in batches as the trainer's."""
-        loader = self._host_loader
-        return StemOutputs(
-            dataset,
-            lambda batch: self._encode(batch, dataset),
-            batch_size=loader.batch_size or 1,
-            num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-            num_views=self.objective.num_views,
-            cache=cache,
-            description=description,
-        )
-
-    def _encode(self, batch: Batch, dataset: Any) -> Tensor:
-        """The stem's output ``(V, B, ...)`` of each view of a batch of images."""
-        self._hazards.look(batch, dataset)
-        if batch.image_path is not None and len(self._paths) < self._num_paths:
-            self._paths.extend(batch.image_path)  # the first pass over the normal images is in order
-        batch = self.transfer_batch_to_device(batch, self.device, 0)
-        if self.pre_processor is not None:
-            self.pre_processor.prepare(batch, dataset)
-        return self.run_stem(batch.image.float().as_subclass(Tensor))
-
-    def run_stem(self, images: Tensor) -> Tensor:
-        """The stem's output ``(V, B, ...)`` of each view of pre-processed images ``(B, 3, H, W)``."""
-        views = [images, images.flip(-1)][: self.objective.num_views]
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return torch.stack([self._stem(view) for view in views])
-
-    def _choose_held_out(self, count: int) -> Tensor:
-        share = self.hparams["calibration_share"]
-        if share == 0:
-            logger.warning(
-                "calibration_share is 0: the threshold comes from images that the network was trained on, and more "
-                "than false_positive_rate of new normal images will be called anomalous."
-            )
-            return torch.empty(0, dtype=torch.int64)
-        number = min(max(round(share * count), _CALIBRATION_IMAGES), count // 2)
-        chosen = np.random.default_rng([self.hparams["seed"], count]).permutation(count)[:number]
-        return torch.from_numpy(np.sort(chosen))
+            self.prepare_adaptation(embeddings)
+        self._replace_loader()
 
     def prepare_adaptation(self, embeddings: Tensor) -> None:
         """Learn from the unadapted embeddings ``(N, D)``, pooled and not normalised, what training needs."""
         self.objective.prepare(embeddings)
 
-    def _replace_loader(self, source: StemOutputs) -> None:
-        order = self.minibatch_order(len(source), left_out=self._held_out.tolist())
+    @override
+    def adaptation_probe(self, *, num_images: int, include_test: bool) -> dict[str, Tensor]:
+        """Embeddings as the objective sees them; see ``callbacks.collapse_monitor.AdaptationProbe``."""
+        pooled = super().adaptation_probe(num_images=num_images, include_test=include_test)
+        return {group: self.objective.normalization(embeddings) for group, embeddings in pooled.items()}
+
+    def adaptation_center(self) -> Tensor:
+        """Centre ``(D,)`` of the unadapted embeddings, as the objective sees them."""
+        return self.objective.center
+
+    def _replace_loader(self) -> None:
+        source = self.minibatch_images()
+        order = self.minibatch_order(len(source), left_out=self.held_out.tolist())
         # a small set would make an epoch, with its checkpoint, of a few minibatches
         passes = math.ceil(_MINIBATCHES_OF_AN_EPOCH / order.per_pass) if self._epochs_are_ours else 1
         length = min(passes * order.per_pass, self.hparams["minibatches"]) if self._epochs_are_ours else order.per_pass
@@ -350,10 +269,6 @@ class AdaptationMixin(DetectorMixin):
         embeddings = self._embed_hidden(torch.cat(parts) if len(parts) > 1 else parts[0])
         normals = embeddings[: views * count].unflatten(0, (views, count))
         return normals, embeddings[views * count :] if companions else None
-
-    def _embed_hidden(self, hidden: Tensor) -> Tensor:
-        """Pooled embeddings ``(B, D)``, not normalised, of stem outputs."""
-        return self.model.backbone.embed(self.model.backbone.trunk(hidden.to(self.device)))
 
     @override
     def configure_gradient_clipping(
@@ -426,21 +341,11 @@ class AdaptationMixin(DetectorMixin):
         if self._is_fitted:
             return
         embeddings = self.bank_embeddings()
-        self.fit_embeddings(embeddings, self._paths, self._held_out if len(self._held_out) else None)
+        self.fit_embeddings(embeddings, self._paths, self.held_out if len(self.held_out) else None)
 
     def bank_embeddings(self) -> Tensor:
         """Embeddings of the normal training images as the scorer takes them."""
         return self.model.normalization(self.embed_normals())
-
-    def embed_normals(self, indices: Tensor | None = None) -> Tensor:
-        """Pooled embeddings ``(N, D)``, not normalised, of the normal training images with the current weights."""
-        if self._normals is None:
-            raise RuntimeError(f"the training images of {self.name} are at hand only while it is fitted.")
-        chosen = torch.arange(len(self._normals)) if indices is None else indices
-        parts = chosen.split(self._normals.batch_size)
-        described = track(parts, "Memory bank") if indices is None else parts
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return torch.cat([self._embed_hidden(self._normals.fetch(part.tolist())[0]) for part in described])
 
     @override
     def on_fit_end(self) -> None:
@@ -448,10 +353,8 @@ class AdaptationMixin(DetectorMixin):
         if not self._is_fitted:  # killed between the last minibatch and the memory bank, and resumed
             self._finish_training()
         self.trainer.fit_loop._data_source.instance = self._host_source
-        if self._normals is not None:
-            self._normals.close()
-        self._normals = self._loader = None
-        del self._host_loader, self._stem
+        self.close_images()
+        self._loader = None
         self.model.requires_grad_(requires_grad=False)
         self.model.to(memory_format=torch.contiguous_format)  # as it is after loading: the same sums, bit for bit
 

@@ -68,7 +68,8 @@ class PandaSes(AdaptationMixin, AnomalibModule):
     def bank_embeddings(self) -> Tensor:
         """Embeddings ``(N, S, D)`` of the normal training images in all snapshots."""
         taken = self._snapshots.take() if self._training_is_over else self._snapshots.snapshots
-        self.model.load_snapshots(taken)
+        # a validation may come before the first snapshot
+        self.model.load_snapshots(taken or {self.minibatches_done: dict(self.model.backbone.trunk_parameters())})
         return torch.stack([self._embed_in(member) for member in track(self.model.members, "Snapshots")], dim=1)
 
     def _embed_in(self, member: Any) -> Tensor:

@@ -13,11 +13,15 @@ import torch
 from anomalib.engine import Engine
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
+from PIL import Image
 from runs import SMALL, engine, one_class, seeded
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
+from panda_anomalib.callbacks.collapse_monitor import CollapseMonitor
 from panda_anomalib.data.reading import read_image
 from panda_anomalib.models.panda import Panda
+from panda_anomalib.models.panda_ewc import PandaEwc
+from panda_anomalib.models.panda_joint import PandaJoint
 from panda_anomalib.models.panda_oe import PandaOe
 from panda_anomalib.models.panda_ses import PandaSes
 
@@ -113,7 +117,7 @@ def test_bank_and_threshold_are_of_the_adapted_network(photographs: Path, tmp_pa
         embeddings = model.model.backbone(inputs(model, model.training_paths))
     torch.testing.assert_close(model.model.scorer.memory_bank, embeddings, rtol=1e-4, atol=1e-5)
 
-    held_out = model._held_out.numpy()
+    held_out = model.held_out.numpy()
     assert len(held_out) == 15  # at least 20 are wanted, at most half of 30 taken
     assert not set(held_out) & {i for p in range(8) for i in run_order(model).indices(p)}
     expected = reference.leave_one_out_knn(embeddings.double().numpy(), 2)[held_out]
@@ -127,7 +131,7 @@ def run_order(model: Any) -> Any:
     """The order of the minibatches that the model was trained with."""
     from panda_anomalib.adaptation.minibatches import MinibatchOrder
 
-    return MinibatchOrder(30, 8, seed=0, left_out=model._held_out.tolist())
+    return MinibatchOrder(30, 8, seed=0, left_out=model.held_out.tolist())
 
 
 class Kill(Checkpoint):
@@ -148,6 +152,8 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "panda": (Panda, FAST),
     "contrastive": (Panda, {**FAST, "objective": "mean_shifted_contrastive", "objective_normalization": "l2"}),
     "ses": (PandaSes, {**FAST, "every_n_minibatches": 2}),
+    "ewc": (PandaEwc, {**FAST, "weight": 50.0}),
+    "l2": (PandaEwc, {**FAST, "anchor": "l2", "weight": 0.5}),
     "oe": (PandaOe, {**FAST, "scorer": "logit"}),
 }
 
@@ -308,3 +314,63 @@ def test_outlier_exposure_has_no_other_objective() -> None:
     """Outlier exposure has no other objective."""
     with pytest.raises(ValueError, match="objective of PandaOe is its own"):
         seeded(PandaOe, objective="angular")
+
+
+def test_ewc_without_weight_is_early_stopping(photographs: Path, tmp_path: Path) -> None:
+    """A penalty of weight 0 changes no bit; a heavy one keeps the weights where they were."""
+    plain, _ = adapt(photographs, tmp_path / "a")
+    free, _ = adapt(photographs, tmp_path / "b", seeded(PandaEwc, **FAST, weight=0.0))
+    assert same(weights(plain), weights(free))
+    held, _ = adapt(photographs, tmp_path / "c", seeded(PandaEwc, **FAST, anchor="l2", weight=10.0))
+    start = weights(seeded(Panda, **FAST))
+
+    def moved(model: Any) -> float:
+        return sum(float((value - start[name]).abs().sum()) for name, value in weights(model).items())
+
+    assert moved(held) < 0.7 * moved(plain)
+
+
+def test_fisher_file_must_fit(photographs: Path, tmp_path: Path) -> None:
+    """Another backbone's file is refused before an image is read."""
+    torch.save({}, tmp_path / "fisher.safetensors")
+    with pytest.raises(ValueError, match=r"fisher file .* cannot be read"):
+        adapt(photographs, tmp_path, seeded(PandaEwc, **FAST, fisher=str(tmp_path / "fisher.safetensors")))
+    with pytest.raises(FileNotFoundError, match="fisher must be an existing file"):
+        adapt(photographs, tmp_path, seeded(PandaEwc, **FAST, fisher=str(tmp_path / "nowhere.safetensors")))
+
+
+def test_joint_optimisation_needs_its_images(photographs: Path, tmp_path: Path) -> None:
+    """A folder per class of the classifier, or an error before an image is read."""
+    with pytest.raises(ValueError, match="labelled must be a folder of pretraining images"):
+        adapt(photographs, tmp_path, seeded(PandaJoint, **FAST))
+    with pytest.raises(ValueError, match="a folder for each of the classifier's 1000 classes"):
+        adapt(photographs, tmp_path, seeded(PandaJoint, **FAST, labelled=str(photographs)))
+
+
+def test_joint_optimisation_trains_the_classifier_too(photographs: Path, tmp_path: Path) -> None:
+    """Cross-entropy moves the head, which begins as the pretrained one."""
+    picture = Image.open(next((photographs / "coffee").iterdir())).resize((64, 64))
+    for number in range(1000):  # as many folders as the classifier has classes
+        (tmp_path / f"labelled/{number:03}").mkdir(parents=True)
+        picture.rotate(number / 3).save(tmp_path / f"labelled/{number:03}/image.png")
+    model = seeded(PandaJoint, **{**FAST, "minibatches": 2}, labelled=str(tmp_path / "labelled"))
+    untrained = {name: value.clone() for name, value in model.objective.classifier.state_dict().items()}
+    adapt(photographs, tmp_path / "run", model)
+    trained = model.objective.classifier.state_dict()
+    assert not same(untrained, dict(trained))
+    assert model.objective.compactness.center.shape == (96,)
+
+
+def test_collapse_is_watched(photographs: Path, tmp_path: Path) -> None:
+    """The monitor works on our models, sees images that were kept out of the training, and changes nothing."""
+    plain, _ = adapt(photographs, tmp_path / "a")
+    monitor = CollapseMonitor(every_n_minibatches=2, watch_test=True)
+    watched, run = adapt(photographs, tmp_path / "b", callbacks=[monitor])
+    assert same(weights(plain), weights(watched))
+    assert [row["minibatch"] for row in monitor.history] == [0, 2, 4, 5]
+    with torch.no_grad():
+        held_out = watched.model.backbone(inputs(watched, [watched.training_paths[i] for i in watched.held_out]))
+    expected = reference.compactness(held_out.numpy(), watched.adaptation_center().numpy())
+    assert monitor.history[-1]["val_normal_distance"] == pytest.approx(expected, rel=1e-3)
+    assert 0 <= monitor.history[-1]["test_auroc"] <= 1
+    assert (Path(run.trainer.default_root_dir) / "collapse/collapse.png").is_file()

@@ -1,0 +1,187 @@
+"""AUROC over the minibatches of adaptation, by variant and readout, beside numbers that need no label.
+
+    python benchmarks/adaptation.py --root datasets/cifar10 --normal_class horse --variants early_stopping
+
+Each variant is fitted as by the command line; every so many minibatches the embeddings of the training images and of
+the test images are scored in several ways. Test labels are for the table only: nothing is stopped or chosen by them
+here. ``results/adaptation_<set>_<class>.csv`` gets a row for each variant, minibatch and readout as soon as it is
+known; rows of the variants named are replaced. ``--train`` and ``--test`` take a seeded part of the images, which the
+rows tell.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anomalib.engine import Engine
+from lightning.pytorch import Callback
+from provenance import provenance
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.utils.data import Subset
+
+from panda_anomalib import OneClassFolder, Panda, PandaEwc, PandaJoint, PandaOe
+from panda_anomalib.adaptation.collapse import effective_rank, neighbor_preservation, total_variance
+from panda_anomalib.backbones import EmbeddingNormalization
+from panda_anomalib.scorers import make_scorer
+from panda_anomalib.scorers.logit import LogitScorer
+
+RESULTS = Path(__file__).parent / "results"
+READOUTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    f"{scorer}_{kind}": (kind, scorer, {}) for kind in ("none", "l2", "power_l2") for scorer in ("knn", "center")
+} | {"default": ("power_l2", "whitening", {})}
+MSC: dict[str, Any] = {
+    "objective": "mean_shifted_contrastive",
+    "objective_normalization": "l2",
+    "momentum": 0.0,
+    "gradient_clip": None,
+}
+CLIPPED: dict[str, Any] = {"learning_rate": 1e-2, "gradient_clip": 1.0}
+VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
+    "early_stopping": (Panda, {}),
+    "early_stopping_l2": (Panda, {"objective_normalization": "l2"}),
+    "early_stopping_root": (Panda, {"objective_normalization": "power_l2"}),
+    "early_stopping_last_stage": (Panda, {"trainable_stages": 1}),
+    "ewc": (PandaEwc, {"minibatches": 2355}),
+    "ewc_sampled": (PandaEwc, {"minibatches": 2355}),
+    "l2_anchor": (PandaEwc, {"anchor": "l2", "minibatches": 2355}),
+    "contrastive_1e-3": (Panda, {**MSC, "learning_rate": 1e-3}),
+    "contrastive_1e-2": (Panda, {**MSC, "learning_rate": 1e-2}),
+    "contrastive_root_1e-3": (Panda, {**MSC, "objective_normalization": "power_l2", "learning_rate": 1e-3}),
+    "outlier_exposure": (PandaOe, {}),
+    "outlier_exposure_fast": (PandaOe, CLIPPED),
+    "outlier_exposure_as_they_are": (PandaOe, {**CLIPPED, "match_resolution": False}),
+    "joint": (PandaJoint, {}),
+}
+
+
+class Watch(Callback):
+    """Scores training and test images at the minibatches asked for."""
+
+    def __init__(self, at: list[int], images: int | None, save: Any) -> None:
+        self.at = set(at)
+        self.images = images
+        self.save = save
+        self.test: Any = None
+        self.first: Tensor | None = None
+        self.started = time.perf_counter()
+        self.paused = 0.0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Before the first minibatch."""
+        dataset = trainer.datamodule.test_data
+        labels = dataset.samples["label_index"].to_numpy()
+        order = np.random.default_rng(0).permutation(len(labels))[: self.images]
+        chosen = np.sort(order)
+        self.test = pl_module.stem_outputs(Subset(dataset, chosen.tolist()), "Test images", cache="auto")
+        self.test.fill()
+        self.labels = labels[chosen]
+        self.started = time.perf_counter()
+        self.measure(pl_module, 0)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        """After each minibatch."""
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        if done in self.at:
+            self.measure(pl_module, done)
+
+    def measure(self, model: Any, minibatch: int) -> None:
+        """A row for each readout."""
+        begun = time.perf_counter()
+        train = model.embed_normals(torch.arange(len(model._paths)))
+        test = model._embed_parts(self.test, torch.arange(len(self.test)).split(32))
+        self.first = train if self.first is None else self.first
+        facts = {
+            "minibatch": minibatch,
+            "train": len(train),
+            "test": len(test),
+            "seconds": begun - self.started - self.paused,
+            "variance": total_variance(train),
+            "effective_rank": effective_rank(train),
+            "neighbors_kept": neighbor_preservation(self.first, train),
+        }
+        for name, (kind, scorer_name, arguments) in READOUTS.items():
+            scorer = make_scorer(scorer_name, **arguments)
+            normalize = EmbeddingNormalization(kind)
+            scorer.fit(normalize(train), calibrate=False)
+            distances = torch.cat([scorer(normalize(rows)) for rows in test.split(1000)])
+            self.save({**facts, "readout": name, "auroc": roc_auc_score(self.labels, distances.numpy())})
+        if isinstance(model.model.scorer, LogitScorer):
+            with torch.no_grad():
+                logits = model.objective.head(model.objective.normalization(test))[:, 0]
+            self.save({**facts, "readout": "logit", "auroc": roc_auc_score(self.labels, logits.numpy())})
+        self.paused += time.perf_counter() - begun
+
+
+def main() -> None:
+    """Run the variants one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder of one data set")
+    parser.add_argument("--normal_class", required=True)
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["early_stopping"])
+    parser.add_argument("--at", type=int, nargs="+", default=[60, 120, 250, 500, 1000, 1500, 2000, 2355])
+    parser.add_argument("--train", type=int, help="number of training images, by default all")
+    parser.add_argument("--test", type=int, help="number of test images, by default all")
+    parser.add_argument("--outliers", type=Path)
+    parser.add_argument("--labelled", type=Path)
+    parser.add_argument("--fisher", type=Path)
+    parser.add_argument("--name", help="of the results, by default that of the set and class")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    name = arguments.name or f"{arguments.root.name}_{arguments.normal_class}"
+    target = RESULTS / f"adaptation_{name}.csv"
+    kept = pd.read_csv(target) if target.is_file() else pd.DataFrame()
+    for variant in arguments.variants:
+        kind, settings = VARIANTS[variant]
+        if len(kept):
+            kept = kept[kept["variant"] != variant]
+        rows: list[dict[str, Any]] = []
+
+        def save(row: dict[str, Any], variant: str = variant, rows: list[Any] = rows, kept: Any = kept) -> None:
+            rows.append({"class": arguments.normal_class, "variant": variant, **row})
+            pd.concat([kept, pd.DataFrame(rows)]).to_csv(target, index=False, float_format="%.6g")
+
+        extra: dict[str, Any] = {"minibatches": max(arguments.at), "backbone": arguments.backbone, "visualizer": False}
+        if kind is PandaOe:
+            extra["outliers"] = str(arguments.outliers)
+        if kind is PandaJoint:
+            extra["labelled"] = str(arguments.labelled)
+        if variant in ("ewc", "l2_anchor") and arguments.fisher:
+            extra["fisher"] = str(arguments.fisher)
+        data = OneClassFolder(root=arguments.root, normal_class=arguments.normal_class, num_workers=2)
+        if arguments.train:
+            data.setup()
+            chosen = np.random.default_rng(0).permutation(len(data.train_data))[: arguments.train]
+            data.train_data.samples = data.train_data.samples.iloc[np.sort(chosen)].reset_index(drop=True)
+        with tempfile.TemporaryDirectory() as folder:
+            engine = Engine(
+                default_root_dir=folder,
+                logger=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                accelerator="cpu",
+                callbacks=[Watch(arguments.at, arguments.test, save)],
+            )
+            engine.fit(kind(**{**settings, **extra}), datamodule=data)
+        kept = pd.read_csv(target)
+        facts = {
+            variant: {**settings, "backbone": arguments.backbone}
+            for variant in kept["variant"].unique()
+            for settings in [VARIANTS[variant][1]]
+        }
+        report = {**provenance(), "variants": facts}
+        target.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+        table = kept[kept["variant"] == variant].pivot(index="minibatch", columns="readout", values="auroc")
+        print(variant, (100 * table).round(2).to_string(), sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
