@@ -5,15 +5,17 @@
 
 Uses the embeddings that the first command left in the cache. In each split 200 normal images train and up to 1 000
 others of the class are tested: exchangeable by construction, so the mean realised rate must not exceed the rate asked
-for, beyond its standard error. Writes ``results/false_alarms.csv``.
+for, beyond its standard error. Writes ``results/false_alarms.csv`` and ``.json``.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from provenance import provenance
 from rich.progress import track
 
 from panda_anomalib.backbones import EmbeddingNormalization
@@ -50,6 +52,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     target = Path(__file__).parent / "results" / "false_alarms.csv"
     table.to_csv(target, index=False, float_format="%.6g")
+    target.with_suffix(".json").write_text(json.dumps(provenance(), indent=2) + "\n")
     summary = table.groupby(["set", "scorer", "rate"])["realised"].agg(["mean", "sem", "std"])
     print(summary.round(4).to_string())
 

@@ -10,19 +10,15 @@ beside it where it came from. Nothing is chosen here: the configurations are lis
 import argparse
 import itertools
 import json
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from provenance import provenance
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
@@ -167,23 +163,6 @@ def run(set_name: str, root: Path, model: Dn2, cache: Path, names: list[str]) ->
         yield rows
 
 
-def provenance(model: Dn2, started: float) -> dict[str, Any]:
-    """Where the numbers come from."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False).stdout
-    packages = ("torch", "torchvision", "timm", "anomalib", "lightning", "faiss-cpu", "scikit-learn")
-    return {
-        "command": " ".join(["python", "benchmarks/one_class.py", *(Path(word).name for word in sys.argv[1:])]),
-        "commit": commit + ("-dirty" if dirty else ""),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "seconds": round(time.time() - started),
-        "device": f"CPU, {torch.get_num_threads()} threads",
-        "weights": model.model.backbone.provenance,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-    }
-
-
 def main() -> None:
     """Run and save after every data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -209,7 +188,8 @@ def main() -> None:
                 target, index=False, float_format="%.6g"
             )  # nothing is lost when a later one fails
         model.model.backbone.load_weights()  # for the provenance, when all embeddings came from the cache
-        target.with_suffix(".json").write_text(json.dumps(provenance(model, started), indent=2) + "\n")
+        report = {**provenance(), "seconds": round(time.time() - started), "weights": model.model.backbone.provenance}
+        target.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
         table = pd.DataFrame(rows)
         means = table[table["set"] == set_name].groupby("configuration", sort=False)["auroc"].mean()
         print(set_name, (100 * means).round(2).to_string(), sep="\n", flush=True)

@@ -1,27 +1,33 @@
-"""Speed and memory, as ratios within one run on one machine.
+r"""Speed and memory, as ratios within one run on one machine.
 
-    python benchmarks/speed.py whole --root datasets/cifar10 --normal_class horse
+    python benchmarks/speed.py whole --root datasets/cifar10 --normal_class horse --runtimes channels_last openvino
+    python benchmarks/speed.py whole --root datasets/cifar10 --normal_class horse --backbone resnet50 \
+        --weights random --train_images 1000 --test_images 2000
     python benchmarks/speed.py hosts --root datasets/mvtec_screw_512 --normal_class good
+    python benchmarks/speed.py pictures --root datasets/mvtec_screw_512 --normal_class good
     python benchmarks/speed.py search
     python benchmarks/speed.py imports
 
 ``whole``: train and test of DN2 without pictures, each runtime in a process of its own, over a bare loop that decodes
 the images and runs timm's network in eager float32 NCHW. The bare loop has a constant cost an image, so it is timed on
-``--bare_images`` of them and scaled. Process start (imports) is reported apart. ``hosts``: DN2 beside anomalib's Dfkde
-and Patchcore on one backbone with random weights. ``search``: exact search of one batch over extraction of that batch.
-Results go to ``results/speed_<part>.json``, with versions and commit.
+``--bare_images`` of them and scaled; it runs anew in every call, and a call adds its runtimes to the results. Process
+start (imports) is reported apart. ``cpu_s`` is processor time, which tells a busy machine. ``hosts``: DN2 beside
+anomalib's Dfkde and Patchcore on one backbone with random weights. ``pictures``: what the pictures add to a test.
+``search``: exact search of one batch over extraction of that batch. Results go to ``results/speed_<part>.json``, with
+versions and commit; memory is that of the main process.
 """
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,13 +40,14 @@ import torch
 from anomalib.engine import Engine
 import anomalib.models
 from panda_anomalib import Dn2, OneClassFolder
-started = time.perf_counter()
+started, cpu_before = time.perf_counter(), time.process_time()
 data = OneClassFolder(root=options["root"], normal_class=options["normal_class"])
 """
 _REPORT = """
 done = time.perf_counter()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print("RESULT", json.dumps({"start_up_s": started - begun, "seconds": done - started, "peak_mb": peak, **extra}))
+times = {"start_up_s": started - begun, "seconds": done - started, "cpu_before_s": cpu_before}
+print("RESULT", json.dumps({**times, "peak_mb": peak, **extra}))
 """
 WHOLE = (
     _DATA
@@ -63,7 +70,7 @@ paths = [*data.train_data.samples.image_path, *data.test_data.samples.image_path
 network = timm.create_model(options["backbone"], num_classes=0).eval()
 transform = Dn2(backbone=options["backbone"], weights="random").pre_processor.transform
 chosen = paths[:: max(1, len(paths) // options["bare_images"])]
-started = time.perf_counter()
+started, cpu_before = time.perf_counter(), time.process_time()
 with torch.no_grad():
     for start in range(0, len(chosen), 32):
         images = [transform(read_image(path, as_tensor=True)) for path in chosen[start : start + 32]]
@@ -80,6 +87,7 @@ torch.manual_seed(0)
 none = {"visualizer": False}
 model = {
     "Dn2": lambda: Dn2(backbone="resnet18", weights="random", runtime=options["runtime"], **none),
+    "Dn2 with pictures": lambda: Dn2(backbone="resnet18", weights="random", runtime=options["runtime"]),
     "Dfkde": lambda: Dfkde(backbone="resnet18", pre_trained=False, **none),
     "Patchcore": lambda: Patchcore(backbone="resnet18", pre_trained=False, **none),
 }[options["model"]]()
@@ -89,7 +97,7 @@ engine = Engine(default_root_dir=options["out"], logger=False, enable_progress_b
 engine.fit(model, datamodule=data)
 fitted = time.perf_counter()
 engine.test(model, datamodule=data)
-extra = {"fit_s": fitted - started, "test_s": time.perf_counter() - fitted}
+extra = {"fit_s": fitted - started, "test_s": time.perf_counter() - fitted, "test_images": len(data.test_data)}
 """
     + _REPORT
 )
@@ -98,37 +106,68 @@ extra = {"fit_s": fitted - started, "test_s": time.perf_counter() - fitted}
 def child(script: str, **options: Any) -> dict[str, Any]:
     """Run a script in a process of its own and return what it reports."""
     command = [sys.executable, "-c", script, json.dumps(options, default=str)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(command, capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # with its data loading processes
     lines = [line for line in result.stdout.splitlines() if line.startswith("RESULT ")]
     if result.returncode or not lines:
         raise RuntimeError(result.stderr[-3000:])
     report: dict[str, Any] = json.loads(lines[0].removeprefix("RESULT "))
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    report["cpu_s"] = spent - report.pop("cpu_before_s")
     print(options.get("runtime") or options.get("model") or "bare", report, flush=True)
     return report
 
 
 def whole(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Whole runs over the bare loop."""
-    common = {"root": arguments.root, "normal_class": arguments.normal_class, "backbone": arguments.backbone}
-    bare = child(BARE, **common, bare_images=arguments.bare_images)
-    bare["scaled_s"] = bare["seconds"] * bare["all_images"] / bare["images"]
-    runs = {}
-    for runtime in arguments.runtimes:
-        runs[runtime] = child(WHOLE, **common, runtime=runtime, weights=arguments.weights, out=arguments.out)
-        runs[runtime]["ratio_to_bare"] = runs[runtime]["seconds"] / bare["scaled_s"]
-        save(f"whole_{arguments.backbone}", {"bare": bare, "runs": runs})
-    return {"bare": bare, "runs": runs}
+    """Whole runs over the bare loop of the same call, beside the runs that are in the results already."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = arguments.root
+        if arguments.train_images or arguments.test_images:
+            root = subset(arguments, Path(folder) / root.name)
+        common = {"root": root, "normal_class": arguments.normal_class, "backbone": arguments.backbone}
+        bare = child(BARE, **common, bare_images=arguments.bare_images)
+        bare["scaled_s"] = bare["seconds"] * bare["all_images"] / bare["images"]
+        target = RESULTS / f"speed_whole_{arguments.backbone}.json"
+        runs = json.loads(target.read_text())["runs"] if target.is_file() else {}
+        for runtime in arguments.runtimes:
+            run = child(WHOLE, **common, runtime=runtime, weights=arguments.weights, out=Path(folder) / "results")
+            ratio = run["seconds"] / bare["scaled_s"]
+            runs[runtime] = {**run, "ratio_to_bare": ratio, "bare": bare, **provenance()}
+            save(f"whole_{arguments.backbone}", {"runs": runs})
+    return {"runs": runs}
+
+
+def subset(arguments: argparse.Namespace, root: Path) -> Path:
+    """Tree of links to the first training images of the normal class, and to as many test images of each class."""
+    classes = sorted(path.name for path in (arguments.root / "test").iterdir())
+    counts = {f"test/{name}": arguments.test_images and arguments.test_images // len(classes) for name in classes}
+    for folder, count in {f"train/{arguments.normal_class}": arguments.train_images, **counts}.items():
+        (root / folder).mkdir(parents=True)
+        for path in sorted((arguments.root / folder).iterdir())[:count]:
+            (root / folder / path.name).symlink_to(path.resolve())
+    return root
 
 
 def hosts(arguments: argparse.Namespace) -> dict[str, Any]:
     """DN2 beside models of anomalib."""
-    common = {"root": arguments.root, "normal_class": arguments.normal_class, "out": arguments.out}
-    runs = {f"Dn2 ({runtime})": child(HOST, **common, model="Dn2", runtime=runtime) for runtime in ("eager", "auto")}
-    for model in ("Dfkde", "Patchcore"):
-        runs[model] = child(HOST, **common, model=model, runtime=None)
+    with tempfile.TemporaryDirectory() as out:
+        common = {"root": arguments.root, "normal_class": arguments.normal_class, "out": out}
+        runs = {f"Dn2 ({name})": child(HOST, **common, model="Dn2", runtime=name) for name in ("eager", "auto")}
+        for model in ("Dfkde", "Patchcore"):
+            runs[model] = child(HOST, **common, model=model, runtime=None)
     for run in runs.values():
         run["ratio_to_dn2_eager"] = run["seconds"] / runs["Dn2 (eager)"]["seconds"]
     return {"runs": runs}
+
+
+def pictures(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the picture of every test image and the overview add to a test."""
+    with tempfile.TemporaryDirectory() as out:
+        common = {"root": arguments.root, "normal_class": arguments.normal_class, "out": out, "runtime": "auto"}
+        runs = {model: child(HOST, **common, model=model) for model in ("Dn2", "Dn2 with pictures")}
+    plain, shown = runs.values()
+    return {"runs": runs, "ms_a_picture": 1000 * (shown["test_s"] - plain["test_s"]) / plain["test_images"]}
 
 
 def search(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -192,47 +231,29 @@ def imports(_: argparse.Namespace) -> dict[str, Any]:
 
 
 def save(name: str, report: dict[str, Any]) -> None:
-    """Write a report with its provenance."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    packages = ("torch", "torchvision", "timm", "anomalib", "openvino", "faiss-cpu")
-    head = {
-        "command": " ".join(["python", "benchmarks/speed.py", *map(public, sys.argv[1:])]),
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip(),
-        "machine": f"{platform.processor() or platform.machine()}, {len_cpus()} cores",
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
-    }
+    """Write a report."""
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"speed_{name}.json").write_text(json.dumps({**head, **report}, indent=2) + "\n")
-
-
-def public(argument: str) -> str:
-    """Argument without the folders above a path: results are published, a machine's paths are not."""
-    return Path(argument).name if "/" in argument else argument
-
-
-def len_cpus() -> int:
-    """Processors that this process may use."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    (RESULTS / f"speed_{name}.json").write_text(json.dumps(report, indent=2) + "\n")
 
 
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["whole", "hosts", "search", "imports"])
+    parts = {"whole": whole, "hosts": hosts, "pictures": pictures, "search": search, "imports": imports}
+    parser.add_argument("part", choices=parts)
     parser.add_argument("--root", type=Path)
     parser.add_argument("--normal_class")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", default="default", help="'random' where only speed matters")
     runtimes = ["eager", "channels_last", "compile", "openvino", "openvino_bf16"]
     parser.add_argument("--runtimes", nargs="+", default=runtimes)
-    parser.add_argument("--bare_images", type=int, default=2000)
-    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--bare_images", type=int, default=1000)
+    parser.add_argument("--train_images", type=int, help="only so many of root/train/<normal class>")
+    parser.add_argument("--test_images", type=int, help="only so many of root/test, equally of each class")
     arguments = parser.parse_args()
-    report = {"whole": whole, "hosts": hosts, "search": search, "imports": imports}[arguments.part](arguments)
-    name = f"whole_{arguments.backbone}" if arguments.part == "whole" else arguments.part
-    save(name, report)
+    report = parts[arguments.part](arguments)
+    if arguments.part != "whole":
+        save(arguments.part, {**provenance(), **report})
     print(json.dumps(report, indent=2))
 
 

@@ -32,6 +32,12 @@ NAMES = {
     "center_norm": "L2, centre",
     "white256_knn": "PCA whitening to 256, kNN (k = 2)",
 }
+NETWORKS = {
+    "tf_efficientnet_lite0": "Lite0, 3.4 M parameters, 224 pixels",
+    "tf_efficientnet_lite1": "Lite1, 4.1 M, 240",
+    "tf_efficientnet_lite2_224": "Lite2, 4.8 M, 224 instead of 260",
+}
+READOUTS = {"default": "default", "root_knn2": "root + L2, kNN", "knn2": "papers'"}
 REFERENCE = {  # CIFAR-10 means measured without our code, with Pillow's 8-bit resize
     "knn2": 81.62, "knn2_norm": 88.72, "center": 78.93, "center_norm": 86.21, "km1": 78.93, "km3": 79.53, "km5": 79.73,
     "km10": 80.10, "km10_norm": 87.19, "white64_knn": 70.30, "white128_knn": 78.84, "white256_knn": 82.79,
@@ -39,19 +45,34 @@ REFERENCE = {  # CIFAR-10 means measured without our code, with Pillow's 8-bit r
 }  # fmt: skip
 
 
+def _means(table: pd.DataFrame, configuration: str) -> str:
+    """Cells of one configuration: mean AUROC on each set, and its spread over splits."""
+    cells = []
+    for set_name in SETS:
+        rows = table[(table["configuration"] == configuration) & (table["set"] == set_name)]
+        by_seed = 100 * rows.groupby("seed")["auroc"].mean()
+        spread = f" ± {by_seed.std():.2f}" if len(by_seed) > 1 else ""
+        cells.append("-" if rows.empty else f"{by_seed.mean():.2f}{spread}")
+    return " | ".join(cells)
+
+
 def readouts(backbone: str = "tf_efficientnet_lite0") -> str:
     """Mean AUROC by readout and data set."""
     table = pd.read_csv(RESULTS / f"one_class_{backbone}.csv")
     lines = ["| readout and scorer | " + " | ".join(SETS.values()) + " |", "|---|" + "---|" * len(SETS)]
-    for name, text in NAMES.items():
-        cells = []
-        for set_name in SETS:
-            rows = table[(table["configuration"] == name) & (table["set"] == set_name)]
-            by_seed = 100 * rows.groupby("seed")["auroc"].mean()
-            cells.append(
-                "-" if rows.empty else f"{by_seed.mean():.2f}" + (f" ± {by_seed.std():.2f}" if len(by_seed) > 1 else "")
-            )
-        lines.append(f"| {text} | {' | '.join(cells)} |")
+    lines += [f"| {text} | {_means(table, name)} |" for name, text in NAMES.items()]
+    return "\n".join(lines)
+
+
+def networks() -> str:
+    """Mean AUROC of the packaged networks."""
+    lines = ["| network | readout | " + " | ".join(SETS.values()) + " |", "|---|---|" + "---|" * len(SETS)]
+    for name, text in NETWORKS.items():
+        if not (target := RESULTS / f"one_class_{name}.csv").is_file():
+            continue
+        table = pd.read_csv(target)
+        for configuration, readout in READOUTS.items():
+            lines.append(f"| {text} | {readout} | {_means(table, configuration)} |")
     return "\n".join(lines)
 
 
@@ -103,15 +124,70 @@ def halves(backbone: str = "tf_efficientnet_lite0") -> str:
     return "\n".join([*lines, *rows])
 
 
-def speed(backbone: str = "tf_efficientnet_lite0") -> str:
+def speed(backbones: tuple[str, ...] = ("tf_efficientnet_lite0", "resnet50")) -> str:
     """Whole runs over the bare loop."""
-    report = json.loads((RESULTS / f"speed_whole_{backbone}.json").read_text())
-    lines = ["| runtime | train + test over the bare loop | AUROC | peak memory | start of the process |"]
-    lines += ["|---|---|---|---|---|"]
+    lines = ["| network, images | runtime | train + test over the bare loop | AUROC | peak memory | start |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for backbone in backbones:
+        if not (target := RESULTS / f"speed_whole_{backbone}.json").is_file():
+            continue
+        runs = json.loads(target.read_text())["runs"]
+        for name, run in sorted(runs.items(), key=lambda item: -item[1]["ratio_to_bare"]):
+            random = "--weights random" in run["command"]
+            auroc = "random weights" if random else f"{100 * run['auroc']:.2f}"
+            cells = [f"{backbone}, {run['images']}", name, f"{run['ratio_to_bare']:.2f}", auroc, _memory(run)]
+            lines.append(f"| {' | '.join(cells)} | {run['start_up_s']:.0f} s |")
+    return "\n".join(lines)
+
+
+def _memory(run: dict[str, float]) -> str:
+    return f"{run['peak_mb'] / 1024:.1f} GiB"
+
+
+def hosts() -> str:
+    """DN2 beside models of anomalib."""
+    report = json.loads((RESULTS / "speed_hosts.json").read_text())
+    lines = ["| model | fit | test | whole over DN2 in eager PyTorch | peak memory |", "|---|---|---|---|---|"]
     for name, run in report["runs"].items():
-        memory = f"{run['peak_mb'] / 1024:.1f} GiB"
-        ratio = f"{run['ratio_to_bare']:.2f}"
-        lines.append(f"| {name} | {ratio} | {100 * run['auroc']:.2f} | {memory} | {run['start_up_s']:.0f} s |")
+        times = f"{run['fit_s']:.1f} s | {run['test_s']:.1f} s | {run['ratio_to_dn2_eager']:.2f}"
+        lines.append(f"| {name} | {times} | {_memory(run)} |")
+    return "\n".join(lines)
+
+
+def search() -> str:
+    """Exact search in growing banks."""
+    report = json.loads((RESULTS / "speed_search.json").read_text())
+    lines = ["| vectors in the bank | search of 32 images | share of search and extraction | bank | working memory |"]
+    lines += ["|---|---|---|---|---|"]
+    for row in report["banks"]:
+        times = f"{row['search_ms']:.1f} ms | {100 * row['share']:.1f} %"
+        lines.append(f"| {row['vectors']} | {times} | {row['bank_mb']:.0f} MiB | {row['extra_mb']:.0f} MiB |")
+    return "\n".join(lines)
+
+
+def imports() -> str:
+    """Import times."""
+    report = json.loads((RESULTS / "speed_imports.json").read_text())
+    names = {
+        "anomalib_s": "`import anomalib.models`",
+        "with_ours_s": "the same after `import panda_anomalib`",
+        "package_s": "`import panda_anomalib` alone",
+        "version_s": "`panda-anomalib --version`",
+    }
+    lines = ["| a process that does | seconds |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {text} | {report[name]:.2f} |" for name, text in names.items())])
+
+
+def false_alarms() -> str:
+    """Mean realised rate over random splits, and its standard error."""
+    table = pd.read_csv(RESULTS / "false_alarms.csv")
+    rates = sorted(table["rate"].unique())
+    lines = ["| set, class | scorer | " + " | ".join(f"asked: {100 * rate:g} %" for rate in rates) + " |"]
+    lines += ["|---|---|" + "---|" * len(rates)]
+    for (set_name, class_name, scorer), rows in table.groupby(["set", "class", "scorer"], sort=False):
+        by_rate = 100 * rows.groupby("rate")["realised"].agg(["mean", "sem"])
+        cells = [f"{row['mean']:.2f} ± {row['sem']:.2f} %" for _, row in by_rate.iterrows()]
+        lines.append(f"| {SETS[set_name]}, {class_name} | {scorer} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -121,7 +197,12 @@ TABLES = {
     "classes": classes,
     "rates": rates,
     "halves": halves,
+    "networks": networks,
+    "false_alarms": false_alarms,
     "speed": speed,
+    "hosts": hosts,
+    "search": search,
+    "imports": imports,
 }
 
 

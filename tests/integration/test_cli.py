@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 from skimage import data
 
+from panda_anomalib.adaptation.fisher_file import load_fisher
 from panda_anomalib.cli import main
 
 
@@ -19,7 +22,14 @@ def _panda_anomalib(*arguments: str, cwd: Path, python: tuple[str, ...] = ()) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["--version"], 0), (["--help"], 0), ([], 2), (["train", "--model", "Dn2"], 2)]
+    ("arguments", "code"),
+    [
+        (["--version"], 0),
+        (["--help"], 0),
+        ([], 2),
+        (["train", "--model", "Dn2"], 2),
+        (["fisher", "--images", "photos"], 2),
+    ],
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str], code: int, tmp_path: Path) -> None:
     """Importing anomalib or torch takes many seconds."""
@@ -54,3 +64,22 @@ def test_training_in_another_process_gives_the_same_scores_without_noise(
     first, second = (pd.read_csv(path) for path in folders)
     assert len(first) == 4
     np.testing.assert_allclose(first["distance"], second["distance"], rtol=1e-6)
+
+
+def test_fisher_subcommand_writes_a_file_and_refuses_in_one_line(tmp_path: Path) -> None:
+    """As a user would call it; the second time the file is there."""
+    for label in range(2):
+        (tmp_path / f"photos/{label}").mkdir(parents=True)
+        Image.fromarray(data.coffee()[:160, 100:260]).save(tmp_path / f"photos/{label}/0.png")
+    save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), tmp_path / "weights.safetensors")
+    arguments = ["fisher", "--backbone", "test_resnet", "--weights", "weights.safetensors", "--images", "photos"]
+    arguments += ["--output", "out/fisher.safetensors", "--mode", "minibatch", "--batch_size", "2", "--device", "cpu"]
+    result = _panda_anomalib(*arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout == ""
+    file = load_fisher(tmp_path / "out/fisher.safetensors", backbone="test_resnet")
+    assert file.weight == 2e4
+    result = _panda_anomalib(*arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("error: output must not exist yet, got 'out/fisher.safetensors'")
+    assert "Traceback" not in result.stderr

@@ -44,8 +44,7 @@ def test_model_configuration_builds(path: Path) -> None:
     """Through anomalib's own loader; its header's command names the file itself."""
     from anomalib.models import get_model
 
-    from panda_anomalib import Dn2
-
-    assert isinstance(get_model(yaml.safe_load(path.read_text())), Dn2)
+    configuration = yaml.safe_load(path.read_text())
+    assert f"panda_anomalib.{type(get_model(configuration)).__name__}" == configuration["class_path"]
     command = next(line for line in path.read_text().splitlines() if "panda-anomalib train" in line)
     assert str(path.relative_to(ROOT)) in shlex.split(command.lstrip("# "))

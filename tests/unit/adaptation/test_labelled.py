@@ -39,7 +39,7 @@ def test_folders_that_do_not_match(root: Path) -> None:
     with pytest.raises(ValueError, match="root must hold labelled images, a folder for each class, got no folder"):
         LabelledImages(root / "000_a" / "deep", torch.abs, 3)
     (root / "003_d").mkdir()
-    with pytest.raises(ValueError, match="in every class folder, got none in 1, such as .*003_d"):
+    with pytest.raises(ValueError, match=r"in every class folder, got none in 1, such as .*003_d"):
         LabelledImages(root, torch.abs, 4)
     with pytest.raises(FileNotFoundError, match="root must be an existing folder"):
         LabelledImages(root / "none", torch.abs, 3)

@@ -1,6 +1,6 @@
 """The penalty's value and gradient, and where in Lightning's order it enters, on real trainers."""
 
-import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ from reference import ewc, sgd_step
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from typing_extensions import override
 
 from panda_anomalib.adaptation.fisher_file import save_fisher
 from panda_anomalib.callbacks.elastic_weight_consolidation import ElasticWeightConsolidation
@@ -30,7 +31,7 @@ class Regression(LightningModule):
         self.part = nn.Linear(3, 2, bias=False)
         self.frozen = nn.Linear(3, 3).requires_grad_(requires_grad=False)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning's
         """Mean squared error."""
         inputs, targets = batch
         return (self.part(inputs) - targets).square().mean()
@@ -47,6 +48,7 @@ class Watch(Callback):
         self.gradients: list[Tensor] = []
         self.penalties: list[float] = []
 
+    @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """After the penalty's callback, which stands before this one."""
         self.gradients.append(pl_module.part.weight.grad.clone())
@@ -140,6 +142,7 @@ def test_mixed_precision_leaves_the_pull_in_float32(data: TensorDataset, tmp_pat
     without = [torch.zeros_like(anchor)]
 
     class Before(Callback):
+        @override
         def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
             without[0] = pl_module.part.weight.grad.clone()
             moved[0] = pl_module.part.weight.detach() - anchor
@@ -271,8 +274,6 @@ def test_two_processes_equal_one(data: TensorDataset, tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(SCRIPT)
     command = [sys.executable, tmp_path / "run.py", Path(__file__).parent, tmp_path]
     tests = str(Path(__file__).parents[2])
-    import os
-
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -1,0 +1,110 @@
+"""Every configuration of a model or of data runs through our command line, on small photographs."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+from skimage import data
+
+from panda_anomalib.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MODELS = sorted((CONFIGS / "model").glob("*.yaml"))
+DATA = sorted((CONFIGS / "data").glob("*.yaml"))
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+QUIET += ["--trainer.enable_model_summary", "false", "--seed_everything", "0"]
+QUICK = ["--model.visualizer", "false", "--model.runtime", "channels_last"]
+# What a file asks for that a test without network cannot have (the papers' weights are on the hub), or has no time for.
+SHORT = {"minibatches": 6}  # one interval of snapshots, where a pass is one minibatch
+REPLACED: dict[str, dict[str, Any]] = {
+    "dn2_paper": {"backbone": "resnet18", "weights": "random"},
+    "panda": SHORT,
+    "panda_ewc": SHORT,
+    "panda_joint": {**SHORT, "labelled": "photos/labelled"},
+    "panda_oe": {**SHORT, "outliers": "photos/test/astronaut"},
+    "panda_paper": {**SHORT, "backbone": "resnet18", "weights": "random"},
+    "panda_ses": SHORT,
+}
+
+
+def _crops(folder: Path, picture: Any, count: int, left: int = 150) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        top = 12 * number
+        Image.fromarray(picture[top : top + 64, left : left + 64]).save(folder / f"{number:02}.png")
+
+
+def _train(*arguments: str, root: Path) -> Path:
+    """Run folder of a training and test."""
+    main(["train", *arguments, *QUIET, "--default_root_dir", str(root)])
+    (checkpoint,) = root.rglob("v0/weights/lightning/model.ckpt")
+    return checkpoint.parents[2]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_model_configuration_trains(path: Path, tmp_path: Path) -> None:
+    """Its arguments reach the model that is trained, and the model finds another photograph farther away."""
+    _crops(tmp_path / "photos/train/coffee", data.coffee(), 24)  # more than the 10 means of dn2_kmeans
+    _crops(tmp_path / "photos/test/coffee", data.coffee(), 4, left=160)
+    _crops(tmp_path / "photos/test/astronaut", data.astronaut(), 4)
+    replaced = dict(REPLACED.get(path.stem, {}))
+    for folder in {"labelled", "outliers"} & replaced.keys():
+        replaced[folder] = str(tmp_path / replaced[folder])
+    if "labelled" in replaced:
+        for number in range(1000):  # the classes of the classifier
+            _crops(tmp_path / f"photos/labelled/{number:03}", data.coffee(), 1)
+    options = [word for name, value in replaced.items() for word in (f"--model.{name}", str(value))]
+    images = ["--data", "OneClassFolder", "--data.root", str(tmp_path / "photos"), "--data.normal_class", "coffee"]
+    run = _train("--model", str(path), *options, *QUICK, *images, root=tmp_path / "results")
+
+    expected = {**yaml.safe_load(path.read_text())["init_args"], **replaced}
+    saved = torch.load(run / "weights/lightning/model.ckpt", weights_only=True)["hyper_parameters"]
+    assert {name: saved[name] for name in expected} == expected
+    table = pd.read_csv(run / "test/predictions.csv")
+    assert sorted(table["label"]) == [0] * 4 + [1] * 4
+    normal, anomalous = table.groupby("label")["distance"].mean()
+    assert anomalous > normal
+
+
+@pytest.mark.parametrize("path", DATA, ids=lambda path: path.stem)
+def test_data_configuration_is_read(path: Path, tmp_path: Path) -> None:
+    """On a tree of the layout that it describes, it gives the split that it describes."""
+    arguments = yaml.safe_load(path.read_text())["init_args"]
+    normal, root = arguments["normal_class"], tmp_path / Path(arguments["root"]).name
+    others = [name for name in arguments.get("classes", ["other"]) if name != normal]
+    drawn = "test_split_ratio" in arguments  # otherwise the split lies on disk
+    for name in (normal, *others):
+        if drawn:
+            _crops(root / name, data.coffee(), 10)
+        else:
+            _crops(root / "train" / name, data.coffee(), 8)
+            _crops(root / "test" / name, data.coffee(), 2)
+    model = ["--model", "Dn2", "--model.backbone", "test_resnet", "--model.weights", "random", *QUICK]
+    run = _train(*model, "--data", str(path), "--data.root", str(root), root=tmp_path / "results")
+
+    assert run.parent == tmp_path / "results/Dn2" / arguments.get("name", root.name) / normal
+    saved = torch.load(run / "weights/lightning/model.ckpt", weights_only=True)
+    assert len(saved["panda_anomalib"]["training_paths"]) == 8
+    assert {Path(name).parent.name for name in saved["panda_anomalib"]["training_paths"]} == {normal}
+    table = pd.read_csv(run / "test/predictions.csv")
+    folders = table["path"].map(lambda name: Path(name).parent.name)
+    assert folders.value_counts().to_dict() == dict.fromkeys((normal, *others), 2)
+    assert folders[table["label"] == 0].unique().tolist() == [normal]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("cifar10", "cifar10"), ("fashion_mnist", "fashion_mnist_1000"), ("mvtec", "mvtec_screw_512"), ("wbc", "wbc")],
+)
+def test_data_configuration_names_real_classes(name: str, folder: str, data_root: Path) -> None:
+    """The classes that it names are folders of the data that it is for."""
+    arguments = yaml.safe_load((CONFIGS / f"data/{name}.yaml").read_text())["init_args"]
+    root = data_root / folder
+    classes = root / "train" if (root / "train").is_dir() else root
+    for class_name in (arguments["normal_class"], *arguments.get("classes", [])):
+        assert (classes / class_name).is_dir(), class_name
