@@ -88,7 +88,7 @@ def embed(model: Dn2, paths: list[Path], cache: Path) -> dict[str, dict[str, Ten
     """Embeddings by pooling and path, from the cache if they are there."""
     if cache.is_file():
         stored = torch.load(cache, weights_only=True)
-        if stored["paths"] == [str(path) for path in paths]:
+        if {str(path) for path in paths} <= set(stored["paths"]):
             return {kind: dict(zip(stored["paths"], stored[kind], strict=True)) for kind in POOLINGS}
     images = PredictImages(paths)
     model.pre_processor.install(images)
@@ -96,9 +96,14 @@ def embed(model: Dn2, paths: list[Path], cache: Path) -> dict[str, dict[str, Ten
     model.model.backbone.load_weights()
     runtime = make_runtime(choose_runtime("auto", torch.device("cpu"), len(paths)), _AllPoolings(model))
     loader = DataLoader(images, batch_size=32, num_workers=2, collate_fn=images.collate_fn)
+    whole, done = torch.empty(0), 0  # one piece: thousands of small ones keep the memory between them from being reused
     with torch.no_grad():
-        pieces = [runtime(normalize(batch.image)) for batch in track(loader, description=cache.stem)]
-    embeddings = dict(zip(POOLINGS, torch.cat(pieces).chunk(len(POOLINGS), dim=1), strict=True))
+        for batch in track(loader, description=cache.stem):
+            rows = runtime(normalize(batch.image))
+            whole = whole if done else torch.empty(len(images), rows.shape[1])
+            whole[done : done + len(rows)] = rows
+            done += len(rows)
+    embeddings = dict(zip(POOLINGS, whole.chunk(len(POOLINGS), dim=1), strict=True))
     cache.parent.mkdir(parents=True, exist_ok=True)
     names = [str(path) for path in images.paths]
     torch.save({"paths": names, **embeddings}, cache)
@@ -128,7 +133,9 @@ def evaluate(train: dict[str, Tensor], test: dict[str, Tensor], labels: np.ndarr
     }
 
 
-def run(set_name: str, root: Path, model: Dn2, cache: Path, names: list[str]) -> Iterator[list[dict[str, Any]]]:
+def run(
+    set_name: str, root: Path, model: Dn2, cache: Path, names: list[str], *, train_images: int | None
+) -> Iterator[list[dict[str, Any]]]:
     """Rows of one data set, class by class."""
     protocol = SETS[set_name]
     folder = root / set_name
@@ -137,9 +144,11 @@ def run(set_name: str, root: Path, model: Dn2, cache: Path, names: list[str]) ->
     normal_classes = protocol.get("normal") or classes or sorted(p.name for p in layout.iterdir() if p.is_dir())
 
     def split(normal_class: str, seed: int) -> Any:
-        return split_one_class(
+        found = split_one_class(
             folder, normal_class, classes=classes, train_dir="train", test_dir="test", test_split_ratio=0.2, seed=seed
         )
+        order = np.random.default_rng(seed).permutation(len(found.train))[:train_images]
+        return found._replace(train=[found.train[i] for i in np.sort(order)])
 
     jobs = list(itertools.product(normal_classes, protocol.get("seeds", [0])))
     splits = {job: split(*job) for job in jobs}
@@ -172,17 +181,21 @@ def main() -> None:
     parser.add_argument("--resize", type=int, help="shorter side instead of the weights' own")
     parser.add_argument("--crop", type=int, help="centre crop instead of the weights' own")
     parser.add_argument("--configurations", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
+    parser.add_argument("--train_images", type=int, help="so many training images of each class, drawn by the seed")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache/panda_anomalib/embeddings")
     arguments = parser.parse_args()
     started = time.time()
     model = Dn2(backbone=arguments.backbone, resize=arguments.resize, crop=arguments.crop)
     size = f"_{arguments.crop}" if arguments.crop else ""
-    target = RESULTS / f"one_class_{arguments.backbone}{size}.csv"
+    part = f"_train{arguments.train_images}" if arguments.train_images else ""
+    target = RESULTS / f"one_class_{arguments.backbone}{size}{part}.csv"
     rows: list[dict[str, Any]] = []
     RESULTS.mkdir(exist_ok=True)
     for set_name in arguments.sets:
         cache = arguments.cache / (size or "default")
-        for found in run(set_name, arguments.root, model, cache, arguments.configurations):
+        for found in run(
+            set_name, arguments.root, model, cache, arguments.configurations, train_images=arguments.train_images
+        ):
             rows += found
             pd.DataFrame(rows).to_csv(
                 target, index=False, float_format="%.6g"

@@ -5,6 +5,7 @@ python benchmarks/tables.py
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -45,10 +46,10 @@ REFERENCE = {  # CIFAR-10 means measured without our code, with Pillow's 8-bit r
 }  # fmt: skip
 
 
-def _means(table: pd.DataFrame, configuration: str) -> str:
+def _means(table: pd.DataFrame, configuration: str, sets: Iterable[str] = SETS) -> str:
     """Cells of one configuration: mean AUROC on each set, and its spread over splits."""
     cells = []
-    for set_name in SETS:
+    for set_name in sets:
         rows = table[(table["configuration"] == configuration) & (table["set"] == set_name)]
         by_seed = 100 * rows.groupby("seed")["auroc"].mean()
         spread = f" ± {by_seed.std():.2f}" if len(by_seed) > 1 else ""
@@ -66,13 +67,15 @@ def readouts(backbone: str = "tf_efficientnet_lite0") -> str:
 
 def networks() -> str:
     """Mean AUROC of the packaged networks."""
-    lines = ["| network | readout | " + " | ".join(SETS.values()) + " |", "|---|---|" + "---|" * len(SETS)]
+    columns = [*SETS.values(), "CIFAR-10, 1 000 training images a class"]
+    lines = ["| network | readout | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
     for name, text in NETWORKS.items():
         if not (target := RESULTS / f"one_class_{name}.csv").is_file():
             continue
-        table = pd.read_csv(target)
+        table, few = pd.read_csv(target), RESULTS / f"one_class_{name}_train1000.csv"
         for configuration, readout in READOUTS.items():
-            lines.append(f"| {text} | {readout} | {_means(table, configuration)} |")
+            fewer = _means(pd.read_csv(few), configuration, ["cifar10"]) if few.is_file() else "-"
+            lines.append(f"| {text} | {readout} | {_means(table, configuration)} | {fewer} |")
     return "\n".join(lines)
 
 

@@ -97,7 +97,7 @@ class PandaCLI(AnomalibCLI):
 
     @staticmethod
     def anomalib_subcommands() -> dict[str, dict[str, str]]:
-        """anomalib's own and ours."""
+        """Subcommands of anomalib, and ours."""
         return {**AnomalibCLI.anomalib_subcommands(), "fisher": {"description": SUBCOMMANDS["fisher"]}}
 
     @staticmethod

@@ -24,6 +24,7 @@ LabelSource = Literal["given", "sampled"]
 logger = logging.getLogger(__name__)
 
 
+@torch.no_grad()  # torch.func differentiates all the same; the other parameters would record a graph of every image
 def diagonal_fisher(
     network: nn.Module,
     minibatches: Iterable[tuple[Tensor, Tensor | None]],
@@ -72,9 +73,12 @@ def diagonal_fisher(
     fisher = {name: torch.zeros_like(value) for name, value in chosen.items()}
     num_images, num_terms, total_loss = 0, 0, 0.0
     for images, given in minibatches:
-        if labels == "given" and given is None:
+        if labels == "sampled":
+            targets = torch.rand(len(images), generator=generator, dtype=torch.float64)
+        elif given is not None:
+            targets = given
+        else:
             raise ValueError("labels must come with the images for labels='given', got none; use labels='sampled'.")
-        targets = given if labels == "given" else torch.rand(len(images), generator=generator, dtype=torch.float64)
         size = len(images) if mode == "minibatch" else chunk_size
         for some, of_some in zip(images.split(size), targets.split(size), strict=True):
             terms, losses = compute(network, chosen, some.to(device), of_some.to(device))
@@ -88,8 +92,7 @@ def diagonal_fisher(
     logger.info("Mean of -log p over %d images with %s labels: %.3f.", num_images, labels, total_loss / num_images)
     if labels == "given" and total_loss / num_images > math.log(getattr(network, "num_classes", math.inf) or math.inf):
         logger.warning("The labels are less likely than chance: are they numbered as the classifier's classes are?")
-    for value in fisher.values():
-        value /= num_terms
+    fisher = {name: value / num_terms for name, value in fisher.items()}
     if bad := [name for name, value in fisher.items() if not value.isfinite().all()]:
         raise RuntimeError(
             f"Fisher information is not finite for {len(bad)} parameters, such as {bad[0]}; check images and weights."
@@ -134,4 +137,5 @@ def _of_minibatch(
         return losses.mean(), losses.detach()
 
     gradients, (_, losses) = grad_and_value(loss, has_aux=True)(parameters)
-    return {name: value.square() for name, value in gradients.items()}, losses
+    # detached: the classifier's own parameters, which are not replaced, would hold on to the graph of every minibatch
+    return {name: value.detach().square() for name, value in gradients.items()}, losses

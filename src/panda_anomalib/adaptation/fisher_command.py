@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_fisher_file(
+    *,
     images: Path,
     output: Path,
     backbone: str = "tf_efficientnet_lite0",

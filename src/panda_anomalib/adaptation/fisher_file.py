@@ -107,7 +107,7 @@ def load_fisher(
     try:
         with safe_open(path, framework="pt") as file:
             provenance = dict(file.metadata() or {})
-            names = list(file.keys()) if shapes is None else [name for name in shapes if name in file.keys()]
+            names = list(file.keys()) if shapes is None else [name for name in shapes if name in set(file.keys())]
             fisher = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"fisher file '{path}' cannot be read ({error}); it is broken or of another kind.") from error

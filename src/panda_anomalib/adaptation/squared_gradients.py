@@ -54,12 +54,12 @@ def sum_of_squared_gradients(
         torch.autograd.grad(values.sum(), leaf)
     sums = taps.sums()
     if rest := {name: value for name, value in parameters.items() if name not in sums}:
-        sums |= _by_vmap(network, parameters, rest, images, targets, losses)
+        sums |= _by_vmap(network, parameters, rest, images=images, targets=targets, losses=losses)
     return {name: sums[name] for name in parameters}, values.detach()
 
 
 def _by_vmap(
-    network: nn.Module, parameters: Tensors, chosen: Tensors, images: Tensor, targets: Tensor, losses: Losses
+    network: nn.Module, parameters: Tensors, chosen: Tensors, *, images: Tensor, targets: Tensor, losses: Losses
 ) -> Tensors:
     def loss(values: Tensors, image: Tensor, target: Tensor) -> Tensor:
         return losses(functional_call(network, {**parameters, **values}, (image[None],)), target[None])[0]
@@ -103,13 +103,14 @@ class _Taps(TorchFunctionMode):
             return output
         layer = _LAYERS[func](*args, **kwargs)
         names = {role: self._names[id(value)] for role, value in layer.roles.items() if id(value) in self._names}
-        if layer.summed is None or len(names) < len(used) or len(layer.inputs) != self._num_images:
+        summed = layer.summed
+        if summed is None or len(names) < len(used) or len(layer.inputs) != self._num_images:
             self._uses.update(used)  # counted twice: left to vmap
             return output
 
         def collect(inputs: Tensor, gradients: Tensor) -> None:
             for role, name in names.items():
-                self._sums[name] = layer.summed(role, inputs, gradients)
+                self._sums[name] = summed(role, inputs, gradients)
 
         return _Tap.apply(output, layer.inputs, collect)
 
@@ -156,7 +157,7 @@ def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Laye
     return _Layer(inputs, {"weight": weight, "bias": bias}, summed)
 
 
-def _conv2d(
+def _conv2d(  # noqa: PLR0917 - torch's
     inputs: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -174,7 +175,7 @@ def _conv2d(
             rows, columns = (stride, stride) if isinstance(stride, int) else stride
             positions = inputs[:, :, ::rows, ::columns].flatten(2)  # (B, I, T)
             return _sum_of_squares(gradients.flatten(2) @ positions.transpose(1, 2)).reshape(weight.shape)
-        # One kernel an image: unfolding the input for one product, or a group for each image, took 2 to 15 times as long
+        # One kernel an image: unfolding the input for one product, or a group for each image, takes longer
         each = zip(inputs.split(1), gradients.split(1), strict=True)
         squares = (conv2d_weight(x, weight.shape, g, stride, padding, dilation, groups).square() for x, g in each)
         return functools.reduce(Tensor.add_, squares)
@@ -183,7 +184,7 @@ def _conv2d(
     return _Layer(inputs, {"weight": weight, "bias": bias}, summed if known else None)
 
 
-def _batch_norm(
+def _batch_norm(  # noqa: PLR0917 - torch's
     inputs: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,

@@ -86,7 +86,7 @@ class AdaptationMixin(TrainingImagesMixin):
             raise ValueError(f"trainable_stages must be at least 1, got {trainable_stages}; Dn2 trains none.")
         super().__init__(**detector)
         self.minibatches_done = 0
-        self._clipped_steps = 0
+        self._steps = self._clipped_steps = 0
         self._training_is_over = False
         self._loader: AdaptationLoader | None = None
 
@@ -188,7 +188,7 @@ class AdaptationMixin(TrainingImagesMixin):
             backbone.reload_weights()  # fitting again begins with the unadapted network
             self.minibatches_done = 0
         backbone.load_weights()
-        self._clipped_steps = 0
+        self._steps = self._clipped_steps = 0
         self._training_is_over = False
         if not resumed:
             self.forget_fit()
@@ -284,6 +284,7 @@ class AdaptationMixin(TrainingImagesMixin):
         elif limit is not None:
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+            self._steps += 1
             self._clipped_steps += int(norm > limit)
 
     @override
@@ -317,11 +318,9 @@ class AdaptationMixin(TrainingImagesMixin):
     def on_train_end(self) -> None:
         if not self._is_fitted:  # stopped by what acts behind the end of the epoch
             self._finish_training()
-        if self.hparams["gradient_clip"] is not None and self.trainer.global_step:
-            share = self._clipped_steps / self.trainer.global_step
-            logger.info(
-                "Adapted for %d minibatches; the gradient was clipped in %.0f %%.", self.minibatches_done, 100 * share
-            )
+        if self._steps:
+            share = 100 * self._clipped_steps / self._steps
+            logger.info("Adapted for %d minibatches; %.0f %% of the steps were clipped.", self.minibatches_done, share)
 
     def _finish_training(self) -> None:
         """Build the memory bank, and put it into the checkpoint of this run."""

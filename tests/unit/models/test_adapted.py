@@ -209,6 +209,20 @@ def test_reloaded_model_gives_the_same_scores(variant: str, photographs: Path, t
     assert restored.minibatches_done == 5
 
 
+@pytest.mark.parametrize("variant", ["ses", "oe"])
+def test_exported_model_agrees(
+    variant: str, photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The export compares itself with the model on real images, and fails when they disagree."""
+    kind, arguments = VARIANTS[variant]
+    if variant == "oe":
+        arguments = {**arguments, "outliers": str(photographs / "coffee")}
+    model, _ = adapt(photographs, tmp_path, seeded(kind, **arguments))
+    with caplog.at_level(logging.INFO, logger="panda_anomalib"):
+        assert model.to_onnx(tmp_path / "export").is_file()
+    assert "largest difference of a score" in caplog.text
+
+
 def test_user_limits_win(photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """User limits win."""
     with caplog.at_level(logging.INFO, logger="panda_anomalib"):
