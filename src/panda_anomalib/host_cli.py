@@ -4,6 +4,7 @@ import logging
 import random
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from rich.panel import Panel
 from panda_anomalib import __version__
 from panda_anomalib.adaptation.fisher_command import make_fisher_file
 from panda_anomalib.commands import EVALUATING, FITTING, PROGRAM, SUBCOMMANDS, did_you_mean
+from panda_anomalib.models.adapted import AdaptationMixin
 
 __all__ = ["PandaCLI"]
 
@@ -149,6 +151,8 @@ class PandaCLI(AnomalibCLI):
     def instantiate_classes(self) -> None:
         """Build model, data and engine; ``train`` honours the optimizer as ``fit`` does."""
         super().instantiate_classes()
+        if isinstance(getattr(self, "model", None), AdaptationMixin):  # its budget is in minibatches
+            warnings.filterwarnings("ignore", message="`max_epochs` was not set")
         if self.subcommand == "train":
             self._configure_optimizers_method_to_model()
         if self.subcommand in {*EVALUATING, "export"} and not self._get(self.config, "ckpt_path"):

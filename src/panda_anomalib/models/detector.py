@@ -41,6 +41,7 @@ class Detector(nn.Module):
 
     def make_runtime(self, name: RuntimeName) -> Callable[[Tensor], Tensor]:
         """Runtime ``images -> pooled embeddings``, to be set as ``runtime``; see ``runtimes.make_runtime``."""
+        self.backbone.load_weights()  # now: a runtime that traces the network must not trace the reading of its weights
         return make_runtime(name, self.backbone)
 
     @override

@@ -153,21 +153,21 @@ def _whitening(rows: Tensor, n_components: float | None, shrinkage: float) -> tu
 
 
 def _whitening_of_all(rows: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Symmetric map ``(D, D)``: the inverse root of the shrunk covariance.
+    """Map ``(D, D)`` whose product with itself is the inverse of the shrunk covariance.
 
-    Directions in which the rows do not vary have the eigenvalue ``shrinkage * mean(lambda)``; fewer rows than
-    dimensions need no decomposition of a D x D matrix.
+    Every such map gives the same distances. The inverse of the Cholesky factor costs a twentieth of the inverse root,
+    which matters eleven times: for the images, and for each fold of the calibration.
     """
     mean = rows.mean(dim=0)
     centred = (rows - mean) / (len(rows) - 1) ** 0.5
-    dim = rows.shape[1]
-    if len(rows) > dim:
-        eigenvalues, vectors = torch.linalg.eigh(centred.T @ centred)
-        directions = vectors.T
-    else:
-        _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-        eigenvalues = singular.square()
-    floor = shrinkage * eigenvalues.sum() / dim
-    shrunk = (1 - shrinkage) * eigenvalues.clamp_min(0) + floor
-    rest = floor.rsqrt() if floor > 0 else torch.zeros((), dtype=rows.dtype)  # directions do not lack without shrinkage
-    return torch.eye(dim, dtype=rows.dtype) * rest + (directions.T * (shrunk.rsqrt() - rest)) @ directions, mean
+    covariance = centred.T @ centred
+    shrunk = (1 - shrinkage) * covariance
+    shrunk.diagonal().add_(shrinkage * covariance.trace() / len(covariance))
+    factor, failed = torch.linalg.cholesky_ex(shrunk)
+    if failed or not torch.isfinite(factor).all():  # directions without variance, which do not count then
+        eigenvalues, vectors = torch.linalg.eigh(shrunk)
+        tolerance = eigenvalues[-1].clamp_min(0) * len(eigenvalues) * torch.finfo(rows.dtype).eps
+        scale = torch.where(eigenvalues > tolerance, eigenvalues, torch.inf).rsqrt()
+        return (vectors * scale).T, mean
+    identity = torch.eye(len(factor), dtype=rows.dtype)
+    return torch.linalg.solve_triangular(factor, identity, upper=False), mean
