@@ -160,11 +160,11 @@ def hosts() -> str:
 def search() -> str:
     """Exact search in growing banks."""
     report = json.loads((RESULTS / "speed_search.json").read_text())
-    lines = ["| vectors in the bank | search of 32 images | share of search and extraction | bank | working memory |"]
-    lines += ["|---|---|---|---|---|"]
+    lines = ["| vectors in the bank | search of 32 images | share of search and extraction | bank |"]
+    lines += ["|---|---|---|---|"]
     for row in report["banks"]:
         times = f"{row['search_ms']:.1f} ms | {100 * row['share']:.1f} %"
-        lines.append(f"| {row['vectors']} | {times} | {row['bank_mb']:.0f} MiB | {row['extra_mb']:.0f} MiB |")
+        lines.append(f"| {row['vectors']} | {times} | {row['bank_mb']:.0f} MiB |")
     return "\n".join(lines)
 
 
