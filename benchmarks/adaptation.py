@@ -62,6 +62,18 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
 }
 
 
+class Part(OneClassFolder):
+    """A seeded part of the training images."""
+
+    train_images: int | None = None
+
+    def _setup(self, _stage: str | None = None) -> None:
+        super()._setup(_stage)
+        samples = self.train_data.samples
+        chosen = np.random.default_rng(0).permutation(len(samples))[: self.train_images]
+        self.train_data.samples = samples.iloc[np.sort(chosen)].reset_index(drop=True)
+
+
 class Watch(Callback):
     """Scores training and test images at the minibatches asked for."""
 
@@ -156,11 +168,8 @@ def main() -> None:
             extra["labelled"] = str(arguments.labelled)
         if variant in ("ewc", "l2_anchor") and arguments.fisher:
             extra["fisher"] = str(arguments.fisher)
-        data = OneClassFolder(root=arguments.root, normal_class=arguments.normal_class, num_workers=2)
-        if arguments.train:
-            data.setup()
-            chosen = np.random.default_rng(0).permutation(len(data.train_data))[: arguments.train]
-            data.train_data.samples = data.train_data.samples.iloc[np.sort(chosen)].reset_index(drop=True)
+        data = Part(root=arguments.root, normal_class=arguments.normal_class, num_workers=2)
+        data.train_images = arguments.train
         with tempfile.TemporaryDirectory() as folder:
             engine = Engine(
                 default_root_dir=folder,
