@@ -18,6 +18,7 @@ from runs import SMALL, engine, one_class, seeded
 from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from panda_anomalib.callbacks.collapse_monitor import CollapseMonitor
+from panda_anomalib.callbacks.elastic_weight_consolidation import ElasticWeightConsolidation
 from panda_anomalib.data.reading import read_image
 from panda_anomalib.models.panda import Panda
 from panda_anomalib.models.panda_ewc import PandaEwc
@@ -388,3 +389,27 @@ def test_collapse_is_watched(photographs: Path, tmp_path: Path) -> None:
     assert monitor.history[-1]["val_normal_distance"] == pytest.approx(expected, rel=1e-3)
     assert 0 <= monitor.history[-1]["test_auroc"] <= 1
     assert (Path(run.trainer.default_root_dir) / "collapse/collapse.png").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:You called .self.log")  # STFPM asks for a logger
+def test_anomalibs_own_model_is_held(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """STFPM's student moves less with an anchor than without, and nothing else of its training changes."""
+    from anomalib.models import Stfpm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: create(*args, **{**kwargs, "pretrained": False}))
+
+    def distance(name: str, callbacks: list[Callback]) -> float:
+        torch.manual_seed(0)
+        model = Stfpm(backbone="resnet10t", layers=["layer1", "layer2"], visualizer=False)
+        student = model.model.student_model
+        before = [parameter.detach().clone() for parameter in student.parameters()]
+        run = engine(tmp_path / name, max_steps=3, max_epochs=1, limit_val_batches=0, callbacks=callbacks)
+        run.fit(model, datamodule=one_class(photographs, num_workers=0))
+        return sum(
+            float((now.detach() - then).square().sum()) for now, then in zip(student.parameters(), before, strict=True)
+        )
+
+    free = distance("free", [])
+    held = distance("held", [ElasticWeightConsolidation(weight=1.0, module="model.student_model")])
+    assert 0 < held < 0.9 * free
