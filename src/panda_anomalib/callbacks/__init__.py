@@ -1,1 +1,7 @@
 """Lightning callbacks of the adaptation; each works on Lightning modules that are not ours, too."""
+
+from panda_anomalib.callbacks.collapse_monitor import CollapseMonitor
+from panda_anomalib.callbacks.elastic_weight_consolidation import ElasticWeightConsolidation
+from panda_anomalib.callbacks.snapshots import SnapshotEnsemble
+
+__all__ = ["CollapseMonitor", "ElasticWeightConsolidation", "SnapshotEnsemble"]

@@ -162,8 +162,8 @@ class AdaptationMixin(TrainingImagesMixin):
     def _mark_trainable(self) -> None:
         for parameter in self.model.backbone.trunk_parameters().values():
             parameter.requires_grad_()
-        if self.device.type != "meta":  # before anything holds on to the parameters: twice as fast on CPU
-            self.model.backbone.network.to(memory_format=torch.channels_last)
+        # before anything holds on to the parameters: twice as fast on CPU
+        self.model.backbone.network.to(memory_format=torch.channels_last)
 
     @override
     def configure_optimizers(self) -> Optimizer:

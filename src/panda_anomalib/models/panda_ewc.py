@@ -88,7 +88,8 @@ class PandaEwc(AdaptationMixin, AnomalibModule):
         if self.hparams["anchor"] == "l2" and weight is not None:
             return
         if self.hparams["fisher"] is not None:
-            fisher, suggested = self._read_fisher().fisher, self._read_fisher().weight
+            file = self._read_fisher()
+            fisher, suggested = file.fisher, file.weight
         else:
             fisher, suggested = self._estimate_fisher(), SAMPLE_WEIGHT
         if self.hparams["anchor"] == "l2":

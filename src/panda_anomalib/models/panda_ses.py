@@ -70,14 +70,5 @@ class PandaSes(AdaptationMixin, AnomalibModule):
         taken = self._snapshots.take() if self._training_is_over else self._snapshots.snapshots
         # a validation may come before the first snapshot
         self.model.load_snapshots(taken or {self.minibatches_done: dict(self.model.backbone.trunk_parameters())})
-        return torch.stack([self._embed_in(member) for member in track(self.model.members, "Snapshots")], dim=1)
-
-    def _embed_in(self, member: Any) -> Tensor:
-        if self._normals is None:
-            raise RuntimeError(f"the training images of {self.name} are at hand only while it is fitted.")
-        parts = torch.arange(len(self._normals)).split(self._normals.batch_size)
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            pooled = [
-                member.embed(member.trunk(self._normals.fetch(part.tolist())[0].to(self.device))) for part in parts
-            ]
-            return self.model.normalization(torch.cat(pooled))
+        members: Any = track(self.model.members, "Snapshots")
+        return torch.stack([self.model.normalization(self.embed_snapshot(member)) for member in members], dim=1)

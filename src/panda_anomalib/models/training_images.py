@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 from typing_extensions import override
 
 from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
-from panda_anomalib.backbones import ImagePreProcessor, make_runtime
+from panda_anomalib.backbones import Backbone, ImagePreProcessor, make_runtime
 from panda_anomalib.models.base import DetectorMixin
 from panda_anomalib.progress import track
 
@@ -163,9 +163,10 @@ class TrainingImagesMixin(DetectorMixin):
         chosen = np.random.default_rng([self.hparams["seed"], count]).permutation(count)[:number]
         return torch.from_numpy(np.sort(chosen))
 
-    def _embed_hidden(self, hidden: Tensor) -> Tensor:
-        """Pooled embeddings ``(B, D)``, not normalised, of stem outputs."""
-        return self.model.backbone.embed(self.model.backbone.trunk(hidden.to(self.device)))
+    def _embed_hidden(self, hidden: Tensor, backbone: Backbone | None = None) -> Tensor:
+        """Pooled embeddings ``(B, D)``, not normalised, of stem outputs; by the trunk of another backbone if given."""
+        backbone = backbone or self.model.backbone
+        return backbone.embed(backbone.trunk(hidden.to(self.device)))
 
     def embed_normals(self, indices: Tensor | None = None) -> Tensor:
         """Pooled embeddings ``(N, D)``, not normalised, of the normal training images with the current weights."""
@@ -173,9 +174,14 @@ class TrainingImagesMixin(DetectorMixin):
         parts = (torch.arange(len(normals)) if indices is None else indices).split(normals.batch_size)
         return self._embed_parts(normals, track(parts, "Memory bank") if indices is None else parts)
 
-    def _embed_parts(self, outputs: StemOutputs, parts: Iterable[Tensor]) -> Tensor:
+    def embed_snapshot(self, backbone: Backbone) -> Tensor:
+        """As ``embed_normals`` of all images, by a backbone that shares this one's stem."""
+        normals = self._at_hand()
+        return self._embed_parts(normals, torch.arange(len(normals)).split(normals.batch_size), backbone)
+
+    def _embed_parts(self, outputs: StemOutputs, parts: Iterable[Tensor], backbone: Backbone | None = None) -> Tensor:
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            return torch.cat([self._embed_hidden(outputs.fetch(part.tolist())[0]) for part in parts])
+            return torch.cat([self._embed_hidden(outputs.fetch(part.tolist())[0], backbone) for part in parts])
 
     # ---- what a CollapseMonitor asks for
 

@@ -14,8 +14,9 @@ import pytest
 import reference
 import torch
 from anomalib.data import Folder, PredictDataset
-from anomalib.engine import Engine
 from PIL import Image
+from runs import engine
+from runs import one_class as data
 from torch.utils.data import DataLoader
 
 from panda_anomalib import Dn2, OneClassFolder
@@ -31,22 +32,10 @@ SMALL: dict[str, Any] = {
 }
 
 
-def data(root: Path, **arguments: Any) -> OneClassFolder:
-    """Three quarters of the astronauts to train on."""
-    arguments = {"test_split_ratio": 0.25, "num_workers": 0, "train_batch_size": 8, "eval_batch_size": 8, **arguments}
-    return OneClassFolder(root=root, normal_class="astronaut", **arguments)
-
-
 def seeded(**arguments: Any) -> Dn2:
     """Small model with the same random backbone every time."""
     torch.manual_seed(0)
     return Dn2(**{**SMALL, **arguments})
-
-
-def engine(root: Path, **arguments: Any) -> Engine:
-    """Anomalib's own engine, quiet."""
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    return Engine(default_root_dir=root, **{**quiet, **arguments})
 
 
 @pytest.fixture(scope="module")
