@@ -15,7 +15,7 @@ import logging
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from panda_anomalib import OneClassFolder, Panda, PandaEwc, PandaJoint, PandaOe
-from panda_anomalib.adaptation.collapse import effective_rank, neighbor_preservation, total_variance
+from panda_anomalib.adaptation.collapse import effective_rank, held_out_ratio, neighbor_preservation, total_variance
+from panda_anomalib.adaptation.synthetic import KINDS, SyntheticOutliers
 from panda_anomalib.backbones import EmbeddingNormalization
 from panda_anomalib.scorers import make_scorer
 from panda_anomalib.scorers.logit import LogitScorer
@@ -44,6 +45,7 @@ MSC: dict[str, Any] = {
     "gradient_clip": None,
 }
 CLIPPED: dict[str, Any] = {"learning_rate": 1e-2, "gradient_clip": 1.0}
+SYNTHETIC = 200  # held-out normal images of which altered copies are made
 VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "early_stopping": (Panda, {}),
     "early_stopping_l2": (Panda, {"objective_normalization": "l2"}),
@@ -55,8 +57,11 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "contrastive_1e-3": (Panda, {**MSC, "learning_rate": 1e-3}),
     "contrastive_1e-2": (Panda, {**MSC, "learning_rate": 1e-2}),
     "contrastive_root_1e-3": (Panda, {**MSC, "objective_normalization": "power_l2", "learning_rate": 1e-3}),
+    "contrastive_root_1e-2": (Panda, {**MSC, "objective_normalization": "power_l2", "learning_rate": 1e-2}),
+    "contrastive_root_1e-1": (Panda, {**MSC, "objective_normalization": "power_l2", "learning_rate": 1e-1}),
     "outlier_exposure": (PandaOe, {}),
     "outlier_exposure_fast": (PandaOe, CLIPPED),
+    "outlier_exposure_root": (PandaOe, {**CLIPPED, "learning_rate": 0.1, "objective_normalization": "power_l2"}),
     "outlier_exposure_as_they_are": (PandaOe, {**CLIPPED, "match_resolution": False}),
     "joint": (PandaJoint, {}),
 }
@@ -77,11 +82,13 @@ class Part(OneClassFolder):
 class Watch(Callback):
     """Scores training and test images at the minibatches asked for."""
 
+    kept: ClassVar[dict[Any, Any]] = {}
+
     def __init__(self, at: list[int], images: int | None, save: Any) -> None:
         self.at = set(at)
         self.images = images
         self.save = save
-        self.test: Any = None
+        self.distances: dict[str, list[Tensor]] = {}  # by readout, in units of the typical distance
         self.first: Tensor | None = None
         self.started = time.perf_counter()
         self.paused = 0.0
@@ -92,11 +99,21 @@ class Watch(Callback):
         labels = dataset.samples["label_index"].to_numpy()
         order = np.random.default_rng(0).permutation(len(labels))[: self.images]
         chosen = np.sort(order)
-        self.test = pl_module.stem_outputs(Subset(dataset, chosen.tolist()), "Test images", cache="auto")
-        self.test.fill()
         self.labels = labels[chosen]
+        self.test = self.stems(pl_module, Subset(dataset, chosen.tolist()), "test")
+        normals = pl_module._at_hand().dataset
+        altered = pl_module.held_out[:SYNTHETIC].tolist()
+        self.altered = {kind: self.stems(pl_module, SyntheticOutliers(normals, altered, kind), kind) for kind in KINDS}
         self.started = time.perf_counter()
         self.measure(pl_module, 0)
+
+    def stems(self, model: Any, dataset: Any, name: str) -> Any:
+        """Stem outputs, which no variant changes."""
+        if (key := (name, model.hparams["trainable_stages"])) not in self.kept:
+            outputs = model.stem_outputs(dataset, name, cache="memory")
+            outputs.fill()
+            self.kept[key] = outputs
+        return self.kept[key]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         """After each minibatch."""
@@ -108,7 +125,11 @@ class Watch(Callback):
         """A row for each readout."""
         begun = time.perf_counter()
         train = model.embed_normals(torch.arange(len(model._paths)))
-        test = model._embed_parts(self.test, torch.arange(len(self.test)).split(32))
+        test, *altered = (
+            model._embed_parts(outputs, torch.arange(len(outputs)).split(32))
+            for outputs in (self.test, *self.altered.values())
+        )
+        out = torch.isin(torch.arange(len(train)), model.held_out)
         self.first = train if self.first is None else self.first
         facts = {
             "minibatch": minibatch,
@@ -118,13 +139,30 @@ class Watch(Callback):
             "variance": total_variance(train),
             "effective_rank": effective_rank(train),
             "neighbors_kept": neighbor_preservation(self.first, train),
+            "held_out_ratio": held_out_ratio(train[~out], train[out]),
         }
         for name, (kind, scorer_name, arguments) in READOUTS.items():
             scorer = make_scorer(scorer_name, **arguments)
             normalize = EmbeddingNormalization(kind)
             scorer.fit(normalize(train), calibrate=False)
             distances = torch.cat([scorer(normalize(rows)) for rows in test.split(1000)])
-            self.save({**facts, "readout": name, "auroc": roc_auc_score(self.labels, distances.numpy())})
+            scorer.fit(normalize(train[~out]), calibrate=False)
+            held_out = scorer(normalize(train[out]))
+            seen = self.distances.setdefault(name, [])
+            seen.append(distances / held_out.mean())
+            ensemble = {  # PANDA-SES, with the snapshots so far
+                f"ses_{start}": roc_auc_score(self.labels, torch.stack(seen[first:]).amax(dim=0).numpy())
+                for start, first in (("pretrained", 0), ("adapted", 1))
+                if len(seen) > first
+            }
+            synthetic = {
+                f"auroc_{kind}": roc_auc_score(
+                    [0] * len(held_out) + [1] * len(rows), torch.cat([held_out, scorer(normalize(rows))]).numpy()
+                )
+                for kind, rows in zip(KINDS, altered, strict=True)
+            }
+            auroc = roc_auc_score(self.labels, distances.numpy())
+            self.save({**facts, "readout": name, "auroc": auroc, **ensemble, **synthetic})
         if isinstance(model.model.scorer, LogitScorer):
             with torch.no_grad():
                 logits = model.objective.head(model.objective.normalization(test))[:, 0]

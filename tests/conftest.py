@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # else every one would start a thread per core
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 DATA_ROOT = Path(os.environ.get("PANDA_DATA", Path.home() / ".cache/panda_anomalib/data"))
 

@@ -202,3 +202,17 @@ def ewc(parameters: Array, anchors: Array, fisher: Array, weight: float) -> tupl
     """Penalty of PANDA's Eq. 4 and its gradient."""
     differences = parameters.astype(np.float64) - anchors
     return float(weight / 2 * (fisher * differences**2).sum()), weight * fisher * differences
+
+
+# adaptation.synthetic
+
+
+def shuffled(image: Array, order: NDArray[np.integer]) -> Array:
+    """Piece ``order[i]`` of a 4 x 4 grid, counted row by row, in the place of piece i; image (C, H, W)."""
+    height, width = image.shape[1] // 4, image.shape[2] // 4
+    moved = image.copy()
+    for place, source in enumerate(order):
+        (to_row, to_column), (row, column) = divmod(place, 4), divmod(int(source), 4)
+        piece = image[:, row * height : (row + 1) * height, column * width : (column + 1) * width]
+        moved[:, to_row * height : (to_row + 1) * height, to_column * width : (to_column + 1) * width] = piece
+    return moved

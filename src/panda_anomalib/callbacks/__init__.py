@@ -2,6 +2,7 @@
 
 from panda_anomalib.callbacks.collapse_monitor import CollapseMonitor
 from panda_anomalib.callbacks.elastic_weight_consolidation import ElasticWeightConsolidation
+from panda_anomalib.callbacks.label_free_stop import LabelFreeStop
 from panda_anomalib.callbacks.snapshots import SnapshotEnsemble
 
-__all__ = ["CollapseMonitor", "ElasticWeightConsolidation", "SnapshotEnsemble"]
+__all__ = ["CollapseMonitor", "ElasticWeightConsolidation", "LabelFreeStop", "SnapshotEnsemble"]

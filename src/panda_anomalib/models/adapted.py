@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,7 +19,7 @@ from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
 from panda_anomalib.backbones import EmbeddingNormalization
 from panda_anomalib.backbones.normalization import NormalizationName
 from panda_anomalib.backbones.pooling import pooling_parts
-from panda_anomalib.models.training_images import TrainingImagesMixin
+from panda_anomalib.models.stopping import StopName, StoppingMixin
 
 __all__ = ["AdaptationMixin"]
 
@@ -31,7 +31,7 @@ _MINIBATCHES_OF_AN_EPOCH = 100
 """At least so many between two checkpoints, where the user has not set the number of epochs."""
 
 
-class AdaptationMixin(TrainingImagesMixin):
+class AdaptationMixin(StoppingMixin):
     """Base of the adapted models; a model is ``class Name(AdaptationMixin, AnomalibModule)``.
 
     Fitting is: one pass over the normal images through the frozen stem, whose outputs are kept; the objective learns
@@ -43,6 +43,9 @@ class AdaptationMixin(TrainingImagesMixin):
         minibatches: Length of the training, whatever the number of images. ``--trainer.max_steps`` or
             ``--trainer.max_epochs`` (passes over the images) win over it. The size of a minibatch is the datamodule's
             ``train_batch_size``.
+        stop: ``constant`` (PANDA): the weights after the last minibatch. ``auto``: those, among the unadapted ones and
+            one in every 100 minibatches, that best tell normal images that are kept out of the training from altered
+            copies of them; ends early when five measurements in a row were no better. No label is looked at.
         objective: ``compactness`` (PANDA), ``angular`` or ``mean_shifted_contrastive``.
         objective_normalization: How the objective sees embeddings: ``none`` (PANDA), ``l2``, or ``power_l2``.
         learning_rate: Of stochastic gradient descent.
@@ -60,13 +63,14 @@ class AdaptationMixin(TrainingImagesMixin):
     """
 
     objective: Objective
-    free_arguments = TrainingImagesMixin.free_arguments | {"cache"}
+    free_arguments = StoppingMixin.free_arguments | {"cache"}
 
     def __init__(
         self,
         *,
         trainable_stages: int = 2,
         minibatches: int = 2355,
+        stop: StopName = "constant",
         objective: ObjectiveName = "compactness",
         objective_normalization: NormalizationName = "none",
         learning_rate: float = 1e-2,
@@ -84,6 +88,10 @@ class AdaptationMixin(TrainingImagesMixin):
             raise ValueError(f"calibration_share must be from 0 to 0.5, got {calibration_share}.")
         if trainable_stages < 1:
             raise ValueError(f"trainable_stages must be at least 1, got {trainable_stages}; Dn2 trains none.")
+        if stop not in get_args(StopName):
+            raise ValueError(f"stop must be one of {', '.join(get_args(StopName))}, got {stop!r}.")
+        if stop == "auto" and calibration_share == 0:
+            raise ValueError("stop='auto' needs normal images that are kept out; calibration_share must be above 0.")
         super().__init__(**detector)
         self.minibatches_done = 0
         self._steps = self._clipped_steps = 0
@@ -311,8 +319,7 @@ class AdaptationMixin(TrainingImagesMixin):
         reached_steps = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
         reached_epochs = trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
         if reached_steps or reached_epochs or trainer.should_stop:
-            self._training_is_over = True
-            self.fit()  # before the checkpoint of this epoch
+            self._end_training()  # before the checkpoint of this epoch
 
     @override
     def on_train_end(self) -> None:
@@ -322,10 +329,14 @@ class AdaptationMixin(TrainingImagesMixin):
             share = 100 * self._clipped_steps / self._steps
             logger.info("Adapted for %d minibatches; %.0f %% of the steps were clipped.", self.minibatches_done, share)
 
+    def _end_training(self) -> None:
+        self._training_is_over = True
+        self.restore_best()
+        self.fit()
+
     def _finish_training(self) -> None:
         """Build the memory bank, and put it into the checkpoint of this run."""
-        self._training_is_over = True
-        self.fit()
+        self._end_training()
         for callback in self.trainer.checkpoint_callbacks:
             if path := getattr(callback, "best_model_path", ""):
                 self.trainer.save_checkpoint(Path(path))

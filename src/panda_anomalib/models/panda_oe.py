@@ -99,6 +99,16 @@ class PandaOe(AdaptationMixin, AnomalibModule):
 
     @override
     def bank_embeddings(self) -> Tensor:
-        if isinstance(self.model.scorer, LogitScorer):
-            self.model.scorer.set_head(self.objective.head.weight[0], self.objective.head.bias)
+        self._set_head(self.model.scorer)
         return super().bank_embeddings()
+
+    @override
+    def criterion_scorer(self, embeddings: Tensor) -> Scorer:
+        scorer = self.build_scorer().to(embeddings.device)
+        self._set_head(scorer)
+        scorer.fit(embeddings, calibrate=False)
+        return scorer
+
+    def _set_head(self, scorer: Scorer) -> None:
+        if isinstance(scorer, LogitScorer):
+            scorer.set_head(self.objective.head.weight[0], self.objective.head.bias)

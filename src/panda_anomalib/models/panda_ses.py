@@ -45,6 +45,8 @@ class PandaSes(AdaptationMixin, AnomalibModule):
         include_pretrained: bool = False,
         **adaptation: Any,
     ) -> None:
+        if adaptation.get("stop", "constant") != "constant":
+            raise ValueError(f"stop of PandaSes must be constant, got {adaptation['stop']!r}: all its snapshots count.")
         super().__init__(minibatches=minibatches, **adaptation)
         self._snapshots = SnapshotEnsemble(
             every_n_passes,

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import RandomHorizontalFlip
 
 from panda_anomalib.callbacks.collapse_monitor import CollapseMonitor
 from panda_anomalib.callbacks.elastic_weight_consolidation import ElasticWeightConsolidation
+from panda_anomalib.callbacks.label_free_stop import LabelFreeStop
 from panda_anomalib.data.reading import read_image
 from panda_anomalib.models.panda import Panda
 from panda_anomalib.models.panda_ewc import PandaEwc
@@ -181,6 +182,53 @@ def test_resumed_run_equals_uninterrupted(variant: str, after: int, photographs:
         name for name, value in expected.items() if not torch.equal(value.nan_to_num(), found[name].nan_to_num())
     ]
     assert not differing
+
+
+@pytest.mark.parametrize("kind", [Panda, PandaOe])
+def test_weights_are_chosen_without_labels(kind: type, photographs: Path, tmp_path: Path) -> None:
+    """The kept weights have the highest criterion of all, interrupted or not; it is theirs that the bank is made of."""
+    arguments = {**FAST, "minibatches": 6, "learning_rate": 0.5, "gradient_clip": 10.0}
+    if kind is PandaOe:
+        arguments |= {"outliers": str(photographs / "coffee")}
+    stops = [LabelFreeStop(2, patience=None) for _ in range(3)]
+    whole, _ = adapt(photographs, tmp_path / "whole", seeded(kind, **arguments), callbacks=stops[:1])
+    killer = Kill(3, tmp_path / "killed.ckpt")
+    with pytest.raises(KeyError, match="killed"):
+        adapt(photographs, tmp_path / "part", seeded(kind, **arguments), callbacks=[stops[1], killer])
+    resumed = seeded(kind, **arguments)
+    engine(tmp_path / "part", callbacks=[stops[2]]).fit(
+        resumed, datamodule=one_class(photographs), ckpt_path=tmp_path / "killed.ckpt"
+    )
+    assert stops[0].history == stops[2].history
+    assert list(stops[0].history) == [0, 2, 4, 6]
+    best = max(stops[0].history, key=stops[0].history.__getitem__)
+    assert stops[0].best_minibatch == best
+    assert same(weights(whole), weights(resumed))
+    plain, _ = adapt(photographs, tmp_path / "plain", seeded(kind, **{**arguments, "minibatches": max(best, 1)}))
+    assert same(weights(whole), weights(plain)) == (best > 0)
+    with torch.no_grad():
+        bank = torch.cat([whole.model.embed(inputs(whole, [path])) for path in whole.training_paths[:3]])
+    assert torch.allclose(whole.model.scorer.neighbors(bank, 1)[0], torch.zeros(3, 1), atol=1e-4)
+
+
+def test_automatic_stop_needs_images_kept_out() -> None:
+    """And an ensemble has nothing to stop."""
+    with pytest.raises(ValueError, match="calibration_share must be above 0"):
+        seeded(Panda, stop="auto", calibration_share=0)
+    with pytest.raises(ValueError, match="stop of PandaSes must be constant"):
+        seeded(PandaSes, stop="auto")
+    with pytest.raises(ValueError, match="stop must be one of constant, auto"):
+        seeded(Panda, stop="early")
+
+
+def test_automatic_stop_is_one_argument(photographs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Shorter than an interval: the beginning and the end are measured."""
+    with caplog.at_level(logging.INFO):
+        model, run = adapt(photographs, tmp_path, seeded(Panda, **FAST, stop="auto"))
+    stop = next(callback for callback in run.trainer.callbacks if isinstance(callback, LabelFreeStop))
+    assert list(stop.history) == [0, 5]
+    assert f"Kept the weights after minibatch {stop.best_minibatch} of 5" in caplog.text
+    assert same(weights(model), weights(seeded(Panda))) == (stop.best_minibatch == 0)
 
 
 def test_checkpoint_before_the_end_has_no_bank(photographs: Path, tmp_path: Path) -> None:
