@@ -59,6 +59,10 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "contrastive_root_1e-3": (Panda, {**MSC, "objective_normalization": "power_l2", "learning_rate": 1e-3}),
     "contrastive_root_1e-2": (Panda, {**MSC, "objective_normalization": "power_l2", "learning_rate": 1e-2}),
     "contrastive_root_1e-1": (Panda, {**MSC, "objective_normalization": "power_l2", "learning_rate": 1e-1}),
+    "contrastive_root_last_stage": (
+        Panda,
+        {**MSC, "objective_normalization": "power_l2", "learning_rate": 1e-2, "trainable_stages": 1},
+    ),
     "outlier_exposure": (PandaOe, {}),
     "outlier_exposure_fast": (PandaOe, CLIPPED),
     "outlier_exposure_root": (PandaOe, {**CLIPPED, "learning_rate": 0.1, "objective_normalization": "power_l2"}),

@@ -4,6 +4,7 @@ r"""Speed and memory, as ratios within one run on one machine.
     python benchmarks/speed.py whole --root datasets/cifar10 --normal_class horse --backbone resnet50 \
         --weights random --train_images 1000 --test_images 2000
     python benchmarks/speed.py hosts --root datasets/mvtec_screw_512 --normal_class good
+    python benchmarks/speed.py training --root datasets/cifar10 --normal_class horse
     python benchmarks/speed.py pictures --root datasets/mvtec_screw_512 --normal_class good
     python benchmarks/speed.py search
     python benchmarks/speed.py imports
@@ -12,9 +13,11 @@ r"""Speed and memory, as ratios within one run on one machine.
 the images and runs timm's network in eager float32 NCHW. The bare loop has a constant cost an image, so it is timed on
 ``--bare_images`` of them and scaled; it runs anew in every call, and a call adds its runtimes to the results. Process
 start (imports) is reported apart. ``cpu_s`` is processor time, which tells a busy machine. ``hosts``: DN2 beside
-anomalib's Dfkde and Patchcore on one backbone with random weights. ``pictures``: what the pictures add to a test.
-``search``: exact search of one batch over extraction of that batch. Results go to ``results/speed_<part>.json``, with
-versions and commit; memory is that of the main process.
+anomalib's Dfkde and Patchcore on one backbone with random weights. ``training``: a minibatch of ``Panda`` from cached
+stem outputs over one of a plain loop (decode and resize in every pass by two workers, whole network forward, eager
+float32 NCHW), for three networks with random weights; the pass that fills the cache is reported apart. ``pictures``:
+what the pictures add to a test. ``search``: exact search of one batch over extraction of that batch. Results go to
+``results/speed_<part>.json``, with versions and commit; memory is that of the main process.
 """
 
 import argparse
@@ -102,6 +105,60 @@ extra = {"fit_s": fitted - started, "test_s": time.perf_counter() - fitted, "tes
 """
     + _REPORT
 )
+PLAIN_TRAINING = (
+    _DATA
+    + """
+from torch.utils.data import DataLoader
+from panda_anomalib.backbones import Backbone
+data.setup()
+model = Dn2(backbone=options["backbone"], weights="random")
+model.pre_processor.install(data.train_data)
+normalize = model.pre_processor.transform.transforms[-1]
+backbone = Backbone(options["backbone"], weights="random")
+network, trained = backbone.network.eval(), list(backbone.trunk_parameters().values())
+for parameter in trained:
+    parameter.requires_grad_()
+optimizer = torch.optim.SGD(trained, lr=1e-2, momentum=0.9, weight_decay=5e-5)
+loader = DataLoader(data.train_data, batch_size=32, shuffle=True, num_workers=2, collate_fn=data.train_data.collate_fn)
+center, times = torch.zeros(backbone.embedding_size), []
+for number, batch in enumerate(loader):
+    loss = (network(normalize(batch.image)) - center).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(trained, 1e-3)
+    optimizer.step()
+    times.append(time.perf_counter())
+    if number == options["minibatches"]:
+        break
+extra = {"minibatch_s": (times[-1] - times[2]) / (len(times) - 3)}
+"""
+    + _REPORT
+)
+CACHED_TRAINING = (
+    _DATA
+    + """
+from lightning.pytorch import Callback
+from panda_anomalib import Panda
+data.num_workers = 2
+data.setup()
+data.setup = lambda stage=None: None
+data.train_data.samples = data.train_data.samples[: options["images"]]
+class Times(Callback):
+    at = []
+    def on_train_start(self, *_):
+        self.begun = time.perf_counter()
+    def on_train_batch_end(self, *_):
+        self.at.append(time.perf_counter())
+watch = Times()
+engine = Engine(default_root_dir=options["out"], logger=False, enable_progress_bar=False, enable_model_summary=False,
+                accelerator="cpu", callbacks=[watch])
+model = Panda(backbone=options["backbone"], weights="random", minibatches=options["minibatches"], visualizer=False)
+engine.fit(model, datamodule=data)
+extra = {"minibatch_s": (watch.at[-1] - watch.at[2]) / (len(watch.at) - 3),
+         "cache_s_an_image": (watch.begun - started) / options["images"]}
+"""
+    + _REPORT
+)
 
 
 def child(script: str, **options: Any) -> dict[str, Any]:
@@ -160,6 +217,23 @@ def hosts(arguments: argparse.Namespace) -> dict[str, Any]:
     for run in runs.values():
         run["ratio_to_dn2_eager"] = run["seconds"] / runs["Dn2 (eager)"]["seconds"]
     return {"runs": runs}
+
+
+def training(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A minibatch of adaptation over one of a plain loop, by network."""
+    networks = {}
+    with tempfile.TemporaryDirectory() as out:
+        common = {"root": arguments.root, "normal_class": arguments.normal_class, "minibatches": 15, "images": 320}
+        for backbone in ("resnet18", "resnet50", "tf_efficientnet_lite0"):
+            plain = child(PLAIN_TRAINING, **common, backbone=backbone)
+            cached = child(CACHED_TRAINING, **common, backbone=backbone, out=out)
+            networks[backbone] = {
+                "plain": plain,
+                "cached": cached,
+                "times_as_fast": plain["minibatch_s"] / cached["minibatch_s"],
+            }
+            print(backbone, networks[backbone]["times_as_fast"], flush=True)
+    return {"networks": networks}
 
 
 def pictures(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -239,7 +313,14 @@ def save(name: str, report: dict[str, Any]) -> None:
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"whole": whole, "hosts": hosts, "pictures": pictures, "search": search, "imports": imports}
+    parts = {
+        "whole": whole,
+        "hosts": hosts,
+        "training": training,
+        "pictures": pictures,
+        "search": search,
+        "imports": imports,
+    }
     parser.add_argument("part", choices=parts)
     parser.add_argument("--root", type=Path)
     parser.add_argument("--normal_class")

@@ -157,6 +157,18 @@ def hosts() -> str:
     return "\n".join(lines)
 
 
+def training() -> str:
+    """A minibatch of adaptation over one of a plain loop."""
+    report = json.loads((RESULTS / "speed_training.json").read_text())
+    lines = ["| network | plain loop | from cached stem outputs | times as fast | filling the cache |"]
+    lines += ["|---|---|---|---|---|"]
+    for name, run in report["networks"].items():
+        plain, cached = run["plain"]["minibatch_s"], run["cached"]["minibatch_s"]
+        fill = f"{1000 * run['cached']['cache_s_an_image']:.0f} ms an image"
+        lines.append(f"| {name} | {plain:.2f} s | {cached:.2f} s | {plain / cached:.1f} | {fill} |")
+    return "\n".join(lines)
+
+
 def search() -> str:
     """Exact search in growing banks."""
     report = json.loads((RESULTS / "speed_search.json").read_text())
@@ -204,6 +216,7 @@ TABLES = {
     "false_alarms": false_alarms,
     "speed": speed,
     "hosts": hosts,
+    "training": training,
     "search": search,
     "imports": imports,
 }

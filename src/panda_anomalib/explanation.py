@@ -93,10 +93,11 @@ class NeighborVisualizer(Visualizer):
             return
         columns = self._run.table.add(batch, getattr(pl_module, "training_paths", ()), dataloader_idx=dataloader_idx)
         threshold = float(pl_module.post_processor.threshold)
+        quantity = "logit" if getattr(pl_module.post_processor, "logits", False) else "distance"
         for index, flagged in enumerate(columns["predicted_label"]):
             if self.images == "all" or (self.images == "flagged" and flagged):
                 row = {name: values[index] for name, values in columns.items()}
-                self._run.draw(row, threshold=threshold, num_neighbors=self.num_neighbors)
+                self._run.draw(row, threshold=threshold, num_neighbors=self.num_neighbors, quantity=quantity)
 
     @override
     def on_predict_batch_end(
@@ -147,8 +148,8 @@ class _Run:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="explanation")
         self._pending: deque[Future[None]] = deque()
 
-    def draw(self, row: Mapping[str, Any], *, threshold: float, num_neighbors: int) -> None:
-        job = partial(self._write, row, threshold=threshold, num_neighbors=num_neighbors)
+    def draw(self, row: Mapping[str, Any], **verdict: Any) -> None:
+        job = partial(self._write, row, **verdict)
         self._pending.append(self._pool.submit(job))
         while len(self._pending) > _PENDING or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
@@ -161,11 +162,9 @@ class _Run:
     def cancel(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _write(self, row: Mapping[str, Any], *, threshold: float, num_neighbors: int) -> None:
+    def _write(self, row: Mapping[str, Any], **verdict: Any) -> None:
         target = self._folder / _relative_name(row["path"], self._common)
-        picture = draw_explanation(
-            row, threshold=threshold, num_neighbors=num_neighbors, tested=self._tested, training=self._training
-        )
+        picture = draw_explanation(row, **verdict, tested=self._tested, training=self._training)
         target.parent.mkdir(parents=True, exist_ok=True)
         # One filter for all rows: half the time of Pillow, which tries five on each row, and the same size.
         png = imagecodecs.png_encode(np.asarray(picture), level=1, filter=imagecodecs.PNG.FILTER.UP)
@@ -214,6 +213,7 @@ def draw_explanation(
     num_neighbors: int,
     tested: Thumbnails,
     training: Thumbnails,
+    quantity: str = "distance",
 ) -> Image.Image:
     """Draw one verdict: image, score, p-value and the nearest normal training images.
 
@@ -223,6 +223,7 @@ def draw_explanation(
         num_neighbors: Nearest training images to show, where the row has them.
         tested: Reader of the image itself.
         training: Reader of the training images.
+        quantity: What the threshold is a number of: a distance, or a logit.
 
     Returns:
         RGB picture, 880 pixels wide; a file that is gone or broken is a grey tile that says so.
@@ -231,7 +232,7 @@ def draw_explanation(
     canvas = _draw_frame(len(shown)).copy()
     draw = ImageDraw.Draw(canvas)
     _draw_tile(canvas, (_MARGIN, _MARGIN), _IMAGE, row["path"], tested)
-    _draw_verdict(draw, row, threshold)
+    _draw_verdict(draw, row, threshold, quantity)
     for i, number in enumerate(shown):
         path, distance = row[f"neighbor_{number}"], row[f"neighbor_{number}_distance"]
         x, y = _MARGIN + i % _PER_ROW * (_TILE + _GAP), _HEADER + 44 + i // _PER_ROW * (_TILE + 54)
@@ -258,7 +259,7 @@ def _draw_frame(tiles: int) -> Image.Image:
     return canvas
 
 
-def _draw_verdict(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], threshold: float) -> None:
+def _draw_verdict(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], threshold: float, quantity: str) -> None:
     x, right, y = _TEXT_X, _WIDTH - _MARGIN, _MARGIN
     flagged, label, score, p = bool(row["predicted_label"]), row["label"], float(row["score"]), float(row["p_value"])
     color = ANOMALOUS_COLOR if flagged else NORMAL_COLOR
@@ -276,7 +277,7 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], threshold: 
     draw.rectangle([x, _BAR, x + score * (right - x), _BAR + 20], color)
     middle = (x + right) // 2
     draw.rectangle([middle - 1, _BAR - 6, middle + 1, _BAR + 26], _INK)
-    draw.text((x, _BAR + 66), f"distance {row['distance']:.4g}, threshold {threshold:.4g}", _INK, _font(16))
+    draw.text((x, _BAR + 66), f"{quantity} {row['distance']:.4g}, threshold {threshold:.4g}", _INK, _font(16))
     if np.isfinite(p):
         meaning = f"p = {_digits(p)}: {_digits(100 * p)} % of normal images look at least this unusual"
         draw.text((x, _BAR + 96), meaning, _INK, _font(16))

@@ -254,6 +254,20 @@ def test_choice_of_images_and_overview(tmp_path: Path, images: Any, expected: li
     assert list_pictures(tmp_path / "run" / "test") == [*expected, "overview.png"]
 
 
+@pytest.mark.parametrize(("logits", "quantity"), [(True, "logit"), (False, "distance")])
+def test_number_is_called_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logits: bool, quantity: str
+) -> None:
+    """A trained head gives no distance."""
+    written: set[str] = set()
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda _self, _xy, text, *_, **__: written.add(text))
+    model = GivenModel(save(tmp_path / "train.png", GREEN))
+    model.post_processor.logits = logits
+    listed = Listed([save(tmp_path / "a.png", RED)], [3.0], [1])
+    run(tmp_path / "run", NeighborVisualizer(overview=False), listed, model)
+    assert f"{quantity} 3, threshold 2" in written
+
+
 def test_failed_write_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is noticed although threads write the pictures."""
 
