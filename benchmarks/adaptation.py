@@ -68,6 +68,9 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "outlier_exposure_root": (PandaOe, {**CLIPPED, "learning_rate": 0.1, "objective_normalization": "power_l2"}),
     "outlier_exposure_as_they_are": (PandaOe, {**CLIPPED, "match_resolution": False}),
     "joint": (PandaJoint, {}),
+    # steps a hundred times the paper's: 100 minibatches go as far as its 10 000
+    "collapse": (Panda, {"gradient_clip": 0.1}),
+    "collapse_ewc": (PandaEwc, {"gradient_clip": 0.1}),
 }
 
 
@@ -208,7 +211,7 @@ def main() -> None:
             extra["outliers"] = str(arguments.outliers)
         if kind is PandaJoint:
             extra["labelled"] = str(arguments.labelled)
-        if variant in ("ewc", "l2_anchor") and arguments.fisher:
+        if kind is PandaEwc and variant != "ewc_sampled" and arguments.fisher:
             extra["fisher"] = str(arguments.fisher)
         data = Part(root=arguments.root, normal_class=arguments.normal_class, num_workers=2)
         data.train_images = arguments.train
