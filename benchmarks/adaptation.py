@@ -65,6 +65,7 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     ),
     "outlier_exposure": (PandaOe, {}),
     "outlier_exposure_fast": (PandaOe, CLIPPED),
+    "outlier_exposure_foreign": (PandaOe, CLIPPED),  # with --outliers of another kind
     "outlier_exposure_root": (PandaOe, {**CLIPPED, "learning_rate": 0.1, "objective_normalization": "power_l2"}),
     "outlier_exposure_as_they_are": (PandaOe, {**CLIPPED, "match_resolution": False}),
     "joint": (PandaJoint, {}),
@@ -162,19 +163,26 @@ class Watch(Callback):
                 for start, first in (("pretrained", 0), ("adapted", 1))
                 if len(seen) > first
             }
-            synthetic = {
-                f"auroc_{kind}": roc_auc_score(
-                    [0] * len(held_out) + [1] * len(rows), torch.cat([held_out, scorer(normalize(rows))]).numpy()
-                )
-                for kind, rows in zip(KINDS, altered, strict=True)
-            }
+            synthetic = criterion(held_out, [scorer(normalize(rows)) for rows in altered])
             auroc = roc_auc_score(self.labels, distances.numpy())
             self.save({**facts, "readout": name, "auroc": auroc, **ensemble, **synthetic})
         if isinstance(model.model.scorer, LogitScorer):
             with torch.no_grad():
-                logits = model.objective.head(model.objective.normalization(test))[:, 0]
-            self.save({**facts, "readout": "logit", "auroc": roc_auc_score(self.labels, logits.numpy())})
+                logits = [
+                    model.objective.head(model.objective.normalization(rows))[:, 0]
+                    for rows in (test, train[out], *altered)
+                ]
+            auroc = roc_auc_score(self.labels, logits[0].numpy())
+            self.save({**facts, "readout": "logit", "auroc": auroc, **criterion(logits[1], logits[2:])})
         self.paused += time.perf_counter() - begun
+
+
+def criterion(held_out: Tensor, altered: list[Tensor]) -> dict[str, float]:
+    """AUROC of held-out normal images against each kind of altered copies, from their distances."""
+    return {
+        f"auroc_{kind}": roc_auc_score([0] * len(held_out) + [1] * len(rows), torch.cat([held_out, rows]).numpy())
+        for kind, rows in zip(KINDS, altered, strict=True)
+    }
 
 
 def main() -> None:
@@ -182,6 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder of one data set")
     parser.add_argument("--normal_class", required=True)
+    parser.add_argument("--classes", nargs="+", help="only these, where the set has more")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["early_stopping"])
     parser.add_argument("--at", type=int, nargs="+", default=[60, 120, 250, 500, 1000, 1500, 2000, 2355])
@@ -213,7 +222,7 @@ def main() -> None:
             extra["labelled"] = str(arguments.labelled)
         if kind is PandaEwc and variant != "ewc_sampled" and arguments.fisher:
             extra["fisher"] = str(arguments.fisher)
-        data = Part(root=arguments.root, normal_class=arguments.normal_class, num_workers=2)
+        data = Part(root=arguments.root, normal_class=arguments.normal_class, classes=arguments.classes, num_workers=2)
         data.train_images = arguments.train
         with tempfile.TemporaryDirectory() as folder:
             engine = Engine(

@@ -27,6 +27,7 @@ REPLACED: dict[str, dict[str, Any]] = {
     "panda_joint": {**SHORT, "labelled": "photos/labelled"},
     "panda_oe": {**SHORT, "outliers": "photos/test/astronaut"},
     "panda_paper": {**SHORT, "backbone": "resnet18", "weights": "random"},
+    "panda_recommended": {**SHORT, "outliers": "photos/test/astronaut"},
     "panda_ses": SHORT,
 }
 
