@@ -15,7 +15,8 @@ the images and runs timm's network in eager float32 NCHW. The bare loop has a co
 start (imports) is reported apart. ``cpu_s`` is processor time, which tells a busy machine. ``hosts``: DN2 beside
 anomalib's Dfkde and Patchcore on one backbone with random weights. ``training``: a minibatch of ``Panda`` from cached
 stem outputs over one of a plain loop (decode and resize in every pass by two workers, whole network forward, eager
-float32 NCHW), for three networks with random weights; the pass that fills the cache is reported apart. ``pictures``:
+float32 NCHW), for three networks with random weights, in float32 and in ``bf16-mixed``; the pass that fills the cache
+is reported apart. ``pictures``:
 what the pictures add to a test. ``search``: exact search of one batch over extraction of that batch. Results go to
 ``results/speed_<part>.json``, with versions and commit; memory is that of the main process.
 """
@@ -151,7 +152,7 @@ class Times(Callback):
         self.at.append(time.perf_counter())
 watch = Times()
 engine = Engine(default_root_dir=options["out"], logger=False, enable_progress_bar=False, enable_model_summary=False,
-                accelerator="cpu", callbacks=[watch])
+                accelerator="cpu", callbacks=[watch], precision=options["precision"])
 model = Panda(backbone=options["backbone"], weights="random", minibatches=options["minibatches"], visualizer=False)
 engine.fit(model, datamodule=data)
 extra = {"minibatch_s": (watch.at[-1] - watch.at[2]) / (len(watch.at) - 3),
@@ -225,14 +226,11 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         common = {"root": arguments.root, "normal_class": arguments.normal_class, "minibatches": 15, "images": 320}
         for backbone in ("resnet18", "resnet50", "tf_efficientnet_lite0"):
-            plain = child(PLAIN_TRAINING, **common, backbone=backbone)
-            cached = child(CACHED_TRAINING, **common, backbone=backbone, out=out)
-            networks[backbone] = {
-                "plain": plain,
-                "cached": cached,
-                "times_as_fast": plain["minibatch_s"] / cached["minibatch_s"],
-            }
-            print(backbone, networks[backbone]["times_as_fast"], flush=True)
+            networks[backbone] = {"plain": child(PLAIN_TRAINING, **common, backbone=backbone)}
+            for precision in ("32-true", "bf16-mixed"):
+                run = child(CACHED_TRAINING, **common, backbone=backbone, precision=precision, out=out)
+                run["times_as_fast"] = networks[backbone]["plain"]["minibatch_s"] / run["minibatch_s"]
+                networks[backbone][precision] = run
     return {"networks": networks}
 
 

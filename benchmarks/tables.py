@@ -177,12 +177,12 @@ def hosts() -> str:
 def training() -> str:
     """A minibatch of adaptation over one of a plain loop."""
     report = json.loads((RESULTS / "speed_training.json").read_text())
-    lines = ["| network | plain loop | from cached stem outputs | times as fast | filling the cache |"]
+    lines = ["| network | plain loop | cached stem outputs, float32 | cached, `bf16-mixed` | times as fast |"]
     lines += ["|---|---|---|---|---|"]
     for name, run in report["networks"].items():
-        plain, cached = run["plain"]["minibatch_s"], run["cached"]["minibatch_s"]
-        fill = f"{1000 * run['cached']['cache_s_an_image']:.0f} ms an image"
-        lines.append(f"| {name} | {plain:.2f} s | {cached:.2f} s | {plain / cached:.1f} | {fill} |")
+        times = [run[kind]["minibatch_s"] for kind in ("plain", "32-true", "bf16-mixed")]
+        ratios = " and ".join(f"{times[0] / seconds:.1f}" for seconds in times[1:])
+        lines.append(f"| {name} | {' | '.join(f'{seconds:.2f} s' for seconds in times)} | {ratios} |")
     return "\n".join(lines)
 
 
@@ -233,6 +233,30 @@ def adaptation() -> str:
     return "\n".join(lines)
 
 
+def stopping() -> str:
+    """AUROC of the weights that ``stop: auto`` would keep of those measured, beside the first and the last."""
+    lines = ["| set, class | variant | readout | unadapted | last | kept by `stop: auto` | best of all measured |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    kinds = ["auroc_shuffled", "auroc_pasted", "auroc_cropped"]
+    for target in sorted(RESULTS.glob("adaptation_*.csv")):
+        table = pd.read_csv(target)
+        table["criterion"] = table[kinds].mean(axis=1, skipna=False)
+        by_run = table.sort_values("minibatch", kind="stable").groupby(["class", "variant", "readout"], sort=False)
+        for (name, variant, readout), rows in by_run:
+            own = "logit" if "outlier" in variant else "default"
+            if readout != own or variant not in ADAPTED or rows["criterion"].isna().any():
+                continue
+            kept = rows.loc[rows["criterion"].idxmax()]
+            frozen = table[(table["minibatch"] == 0) & (table["readout"] == "default")]["auroc"].iat[0]
+            values = [frozen, rows["auroc"].iat[-1], kept["auroc"], rows["auroc"].max()]
+            cells = [f"{100 * value:.2f}" for value in values]
+            cells[1] += f" ({rows['minibatch'].iat[-1]})"
+            cells[2] += f" ({kept['minibatch']})"
+            set_name = next(text for key, text in SETS.items() if target.stem.startswith(f"adaptation_{key}"))
+            lines.append(f"| {set_name}, {name} | {ADAPTED[variant][0]} | {readout} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def false_alarms() -> str:
     """Mean realised rate over random splits, and its standard error."""
     table = pd.read_csv(RESULTS / "false_alarms.csv")
@@ -255,6 +279,7 @@ TABLES = {
     "networks": networks,
     "false_alarms": false_alarms,
     "adaptation": adaptation,
+    "stopping": stopping,
     "speed": speed,
     "hosts": hosts,
     "training": training,
