@@ -14,6 +14,7 @@ from pathlib import Path
 
 import imagecodecs
 import numpy as np
+import tifffile
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from rich.progress import Progress
@@ -37,6 +38,7 @@ _DECODE_ERRORS = (
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
+    tifffile.TiffFileError,  # a ValueError only in newer releases than Python 3.10 has
 )
 _SHOW_PROGRESS_AFTER_S = 1.0
 _TIFF_SUFFIXES = {".tif", ".tiff"}
