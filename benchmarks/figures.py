@@ -1,7 +1,7 @@
 r"""Collapse and its prevention, after PANDA's Fig. 1: AUROC and spread of the embeddings over the minibatches.
 
     python benchmarks/adaptation.py --root datasets/cifar10 --normal_class horse --variants collapse collapse_ewc \
-        --train 1000 --test 1000 --at 5 10 20 40 80 120 --fisher fisher.safetensors --name cifar10_horse_collapse
+        --train 500 --test 500 --at 5 10 20 40 60 --fisher fisher.safetensors --name cifar10_horse_collapse
     python benchmarks/figures.py
 
 The snapshots of the ensemble are those of the run without regularisation, at the minibatches measured.
