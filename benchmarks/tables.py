@@ -59,7 +59,7 @@ ADAPTED = {  # variant -> text, and the paper's gain over unadapted kNN, CIFAR-1
     "outlier_exposure_fast": ("`PandaOe`, rate 0.01, clip 1, outliers from Tiny ImageNet", "+6.4"),
     "outlier_exposure_root": ("`PandaOe` on root + L2, rate 0.1, clip 1", ""),
     "outlier_exposure_as_they_are": ("`PandaOe`, outliers as they are", ""),
-    "outlier_exposure_foreign": ("the same, outliers from Fashion-MNIST", ""),
+    "outlier_exposure_foreign": ("`PandaOe`, the same with outliers from Fashion-MNIST", ""),
 }
 
 
