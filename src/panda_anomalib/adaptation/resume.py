@@ -1,8 +1,17 @@
-"""What Lightning's checkpoints lack for a resumed training to go on exactly where it stopped."""
+"""How far a training is, and what Lightning's checkpoints lack for it to go on exactly where it stopped."""
 
 from typing import Any
 
-__all__ = ["mend_progress"]
+from lightning.pytorch import Trainer
+
+__all__ = ["mend_progress", "minibatches_done"]
+
+
+def minibatches_done(trainer: Trainer) -> int:
+    """Minibatches since the beginning of training, by the trainer's own count, which checkpoints keep."""
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    done: int = progress.processed
+    return done
 
 
 def mend_progress(checkpoint: dict[str, Any]) -> None:
@@ -15,7 +24,7 @@ def mend_progress(checkpoint: dict[str, Any]) -> None:
     are right, and left alone.
 
     Lightning does not restore the position of a loader behind an epoch that ended. So also set, in ``on_train_start``,
-    ``loader.position = trainer.fit_loop.epoch_loop.batch_progress.total.processed``.
+    ``loader.position = minibatches_done(trainer)``.
     """
     if "loops" not in checkpoint:  # weights only: nothing to go on with
         return

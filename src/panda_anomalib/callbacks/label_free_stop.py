@@ -9,6 +9,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from typing_extensions import override
 
+from panda_anomalib.adaptation.resume import minibatches_done
+
 __all__ = ["LabelFreeStop", "StopCriterion"]
 
 logger = logging.getLogger(__name__)
@@ -71,11 +73,11 @@ class LabelFreeStop(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.history:
-            self._measure(trainer, pl_module, _minibatches_done(trainer))
+            self._measure(trainer, pl_module, minibatches_done(trainer))
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        done = _minibatches_done(trainer)
+        done = minibatches_done(trainer)
         if done % self.every_n_minibatches == 0:
             self._measure(trainer, pl_module, done)
 
@@ -97,7 +99,7 @@ class LabelFreeStop(Callback):
         """At the end of training: put the best weights back, and say in one line which they are."""
         if not self.history:  # resumed behind the end of a training that had no such callback
             return
-        if (done := _minibatches_done(trainer)) not in self.history:
+        if (done := minibatches_done(trainer)) not in self.history:
             self._measure(trainer, pl_module, done)
         with torch.no_grad():
             for name, parameter in _trained(pl_module):
@@ -128,9 +130,3 @@ class LabelFreeStop(Callback):
 
 def _trained(pl_module: LightningModule) -> list[tuple[str, Any]]:
     return [(name, parameter) for name, parameter in pl_module.named_parameters() if parameter.requires_grad]
-
-
-def _minibatches_done(trainer: Trainer) -> int:
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-    done: int = progress.processed
-    return done

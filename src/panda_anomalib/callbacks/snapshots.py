@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
+from panda_anomalib.adaptation.resume import minibatches_done
 from panda_anomalib.backbones import Backbone
 
 __all__ = ["SnapshotEnsemble"]
@@ -109,7 +110,7 @@ class SnapshotEnsemble(Callback):
         num_images = len(loader.dataset)
         self._plan = self.plan(num_images=num_images, per_pass=per_pass, budget=_budget(trainer))
         # the trainer's count: a checkpoint may have been saved by a callback whose turn was before ours
-        self.minibatches = _minibatches_done(trainer)
+        self.minibatches = minibatches_done(trainer)
         passed = [number for number in self._plan if number <= self.minibatches]
         self.snapshots = {number: self.snapshots[number] for number in passed if number in self.snapshots}
         self._say(backbone, num_images, self.every_n_minibatches or self.every_n_passes * per_pass)
@@ -129,7 +130,7 @@ class SnapshotEnsemble(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.minibatches = _minibatches_done(trainer)
+        self.minibatches = minibatches_done(trainer)
         if self.minibatches in self._plan:
             self._add(self._backbone(pl_module))
 
@@ -185,12 +186,6 @@ class SnapshotEnsemble(Callback):
         """Take over what ``state_dict`` gave."""
         self.minibatches = state_dict["minibatches"]
         self.snapshots = state_dict["snapshots"]
-
-
-def _minibatches_done(trainer: Trainer) -> int:
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-    done: int = progress.processed
-    return done
 
 
 def _budget(trainer: Trainer) -> float:

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from panda_anomalib.adaptation.minibatches import AdaptationLoader, Minibatch, MinibatchOrder
 from panda_anomalib.adaptation.objectives import Objective, ObjectiveName, make_objective
-from panda_anomalib.adaptation.resume import mend_progress
+from panda_anomalib.adaptation.resume import mend_progress, minibatches_done
 from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
 from panda_anomalib.backbones import EmbeddingNormalization
 from panda_anomalib.backbones.normalization import NormalizationName
@@ -248,14 +248,9 @@ class AdaptationMixin(StoppingMixin):
 
     @override
     def on_train_start(self) -> None:
-        self.minibatches_done = self._batches_processed
+        self.minibatches_done = minibatches_done(self.trainer)
         if self._loader is not None:  # Lightning forgets where a loader was when an epoch had ended
             self._loader.position = self.minibatches_done
-
-    @property
-    def _batches_processed(self) -> int:
-        processed: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return processed
 
     @override
     def training_step(self, batch: Minibatch, *args: Any, **kwargs: Any) -> Tensor:
@@ -297,7 +292,7 @@ class AdaptationMixin(StoppingMixin):
 
     @override
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.minibatches_done = self._batches_processed
+        self.minibatches_done = minibatches_done(self.trainer)
         if self._is_fitted:
             self.forget_fit()  # fitted for a validation: the weights have moved since
         left = self.trainer.max_steps * self.trainer.accumulate_grad_batches - self.minibatches_done
@@ -374,7 +369,7 @@ class AdaptationMixin(StoppingMixin):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         # checkpoints are also saved by callbacks, whose turn is before ours
-        done = self._batches_processed if self.is_fitting else self.minibatches_done
+        done = minibatches_done(self.trainer) if self.is_fitting else self.minibatches_done
         checkpoint["panda_anomalib"]["minibatches_done"] = done
 
     @override
