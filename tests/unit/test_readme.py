@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import panda_anomalib  # noqa: F401 - registers the models
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
