@@ -346,6 +346,7 @@ class AdaptationMixin(StoppingMixin):
         if self._is_fitted:
             return
         embeddings = self.bank_embeddings()
+        self.prepare_scorer(self.model.scorer)
         self.fit_embeddings(embeddings, self._paths, self.held_out if len(self.held_out) else None)
 
     def bank_embeddings(self) -> Tensor:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomalib.models.components import AnomalibModule
-from torch import Tensor
 from typing_extensions import override
 
 from panda_anomalib.adaptation.minibatches import AdaptationLoader, MinibatchOrder
@@ -98,17 +97,6 @@ class PandaOe(AdaptationMixin, AnomalibModule):
         return AdaptationLoader(normals, order, companions=companions, companion_order=companion_order, length=length)
 
     @override
-    def bank_embeddings(self) -> Tensor:
-        self._set_head(self.model.scorer)
-        return super().bank_embeddings()
-
-    @override
-    def criterion_scorer(self, embeddings: Tensor) -> Scorer:
-        scorer = self.build_scorer().to(embeddings.device)
-        self._set_head(scorer)
-        scorer.fit(embeddings, calibrate=False)
-        return scorer
-
-    def _set_head(self, scorer: Scorer) -> None:
+    def prepare_scorer(self, scorer: Scorer) -> None:
         if isinstance(scorer, LogitScorer):
             scorer.set_head(self.objective.head.weight[0], self.objective.head.bias)

@@ -55,7 +55,9 @@ class StoppingMixin(TrainingImagesMixin):
         held_out = _spread(self.held_out, _HELD_OUT_IMAGES)
         if not self._synthetic:
             self._synthetic = [self._altered(kind, held_out.tolist()) for kind in KINDS]
-        scorer = self.criterion_scorer(self.model.normalization(self.embed_normals(trained)))
+        scorer = self.build_scorer().to(self.device)
+        self.prepare_scorer(scorer)
+        scorer.fit(self.model.normalization(self.embed_normals(trained)), calibrate=False)
         normal = self._distances(scorer, self.embed_normals(held_out))
         aurocs = []
         for outputs in self._synthetic:
@@ -67,11 +69,8 @@ class StoppingMixin(TrainingImagesMixin):
             aurocs.append(float(roc_auc_score(labels, distances.cpu().numpy())))
         return sum(aurocs) / len(aurocs)
 
-    def criterion_scorer(self, embeddings: Tensor) -> Scorer:
-        """Scorer of the current weights, on the embeddings ``(N, D)`` of normal images, normalised."""
-        scorer = self.build_scorer().to(embeddings.device)
-        scorer.fit(embeddings, calibrate=False)
-        return scorer
+    def prepare_scorer(self, scorer: Scorer) -> None:
+        """Give a scorer, before it is fitted, what it needs of the trained weights; nothing, for most."""
 
     def _distances(self, scorer: Scorer, embeddings: Tensor) -> Tensor:
         with torch.no_grad():
