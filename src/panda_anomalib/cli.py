@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. What our own c
 
 import argparse
 import contextlib
+import importlib
 import importlib.metadata
 import io
 import logging
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from panda_anomalib import __version__
-from panda_anomalib.commands import EVALUATING, FITTING, PROGRAM, SUBCOMMANDS, did_you_mean
+from panda_anomalib.commands import EVALUATING, FITTING, PROGRAM, SUBCOMMANDS, TOOLS, did_you_mean
 
 if TYPE_CHECKING:
     from panda_anomalib.host_cli import PandaCLI
@@ -65,8 +66,11 @@ def main(args: Sequence[str] | None = None) -> None:
     _answer_lightly(arguments)
     try:
         with _without_harmless_warnings():
-            _configure_logging()
-            _cli_class()(arguments)
+            if arguments[0] in TOOLS:
+                _run_tool(*arguments)
+            else:
+                _configure_logging()
+                _cli_class()(arguments)
     except KeyboardInterrupt:
         _stop(130, "interrupted.")
     except SystemExit as stop:
@@ -103,7 +107,7 @@ def _answer_lightly(arguments: list[str]) -> None:
     )
     parser.add_argument("--version", action="store_true", help="Show versions and exit.")
     commands = parser.add_subparsers(metavar="SUBCOMMAND")
-    for name, description in SUBCOMMANDS.items():
+    for name, description in {**TOOLS, **SUBCOMMANDS}.items():
         commands.add_parser(name, help=description)
     if not arguments:
         parser.print_help(sys.stderr)
@@ -115,9 +119,10 @@ def _answer_lightly(arguments: list[str]) -> None:
     if command in {"-h", "--help"}:
         parser.print_help()
         raise SystemExit(0)
-    if not command.startswith("-") and command not in SUBCOMMANDS:
-        known = ", ".join(SUBCOMMANDS)
-        _stop(2, f"error: subcommand must be one of {known}, got {command!r}{did_you_mean(command, SUBCOMMANDS)}")
+    known = [*TOOLS, *SUBCOMMANDS]
+    if not command.startswith("-") and command not in known:
+        near = did_you_mean(command, known)
+        _stop(2, f"error: subcommand must be one of {', '.join(known)}, got {command!r}{near}")
     _require_model_and_data(command, arguments[1:])
 
 
@@ -137,6 +142,15 @@ def _require_model_and_data(command: str, options: list[str]) -> None:
     for option, meaning in needed.items():
         if not any(name == option or name.startswith(f"{option}.") for name in names):
             _stop(2, f"error: {command} needs {option} ({meaning}), or a file that sets it with --config.")
+
+
+def _run_tool(name: str, *options: str) -> None:
+    tool = importlib.import_module(f"panda_anomalib.tools.{name}")
+    arguments = tool.make_parser().parse_args(options)
+    if getattr(tool, "USES_HOST", True):  # the doctor must answer where anomalib cannot be imported
+        _configure_logging()
+    if code := tool.run(arguments):
+        raise SystemExit(code)
 
 
 def _versions() -> str:

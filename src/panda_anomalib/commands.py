@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["EVALUATING", "FITTING", "PROGRAM", "SUBCOMMANDS", "did_you_mean"]
+__all__ = ["EVALUATING", "FITTING", "PROGRAM", "SUBCOMMANDS", "TOOLS", "did_you_mean"]
 
 PROGRAM = "panda-anomalib"
 SUBCOMMANDS = {
@@ -17,6 +17,8 @@ SUBCOMMANDS = {
     "fisher": "Compute how much each weight of a backbone matters, for elastic weight consolidation.",
     "install": "Install the optional dependencies of anomalib.",
 }
+TOOLS: dict[str, str] = {}
+"""Subcommands without a configuration file: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")
 EVALUATING = ("validate", "test", "predict")
 
