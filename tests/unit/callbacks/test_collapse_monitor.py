@@ -170,7 +170,7 @@ def test_training_is_the_same_with_and_without(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")  # ModelCheckpoint is not resumed
 def test_resumed_run_continues_the_curve(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Stopped in mid-epoch and resumed by new objects: same rows, same start, no second warning."""
-    arguments = {"num_images": 64, "min_variance_kept": 0.9}
+    arguments = {"num_images": 64, "min_variance_kept": 0.9, "min_neighbors_kept": 1.0}
 
     def model() -> _Compact:
         compact = _Compact(learning_rate=0.5)
@@ -221,9 +221,7 @@ def test_warns_once_when_features_collapse(
     warnings = [record.getMessage() for record in caplog.records if "collapsing" in record.getMessage()]
     assert len(warnings) == 1
     assert monitor.warned_at in range(5, 31, 5)
-    assert f"at minibatch {monitor.warned_at}: variance_kept is 0.0" in warnings[0]
-    before = [row for row in monitor.history if row["minibatch"] < monitor.warned_at]
-    assert all(row["variance_kept"] >= 0.05 for row in before)
+    assert f"at minibatch {monitor.warned_at}: " in warnings[0]
     assert len(monitor.history) == 7  # and training went on
 
 
@@ -236,35 +234,38 @@ def test_says_nothing_while_nothing_moves(tmp_path: Path, caplog: pytest.LogCapt
     assert shares == pytest.approx([1.0] * 9)
 
 
+_SQUEEZED = torch.tensor([1.0, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3])
+_SHRUNK = torch.full((_DIMENSIONS,), 0.1)
+
+
 @pytest.mark.parametrize(
-    ("scale", "name"),
+    ("scale", "swapped", "lost"),
     [
-        (torch.tensor([1.0, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3]), "effective_rank_kept"),
-        (torch.full((_DIMENSIONS,), 0.1), "variance_kept"),
-        ("shuffle", "neighbors_kept"),
+        (_SQUEEZED, False, ["effective_rank_kept"]),
+        (_SHRUNK, False, []),  # compactness by intent: kNN does not mind one factor
+        (torch.ones(_DIMENSIONS), True, []),  # outlier exposure, which gains
+        (_SHRUNK, True, ["variance_kept", "neighbors_kept"]),
     ],
 )
-def test_each_limit_warns_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, scale: Tensor | str, name: str
+def test_warns_of_directions_lost_or_of_variance_and_neighbors_lost_together(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, scale: Tensor, swapped: bool, lost: list[str]
 ) -> None:
-    """Squeezed into one direction, shrunk evenly, and images swapped among each other."""
+    """Squeezed into one direction; shrunk evenly; images swapped among each other; both."""
     model = _Compact()
-    limits = {f"min_{other}": 0.3 if other == name else 0.0 for other in CollapseMonitor().limits}
-    monitor = CollapseMonitor(100, num_images=64, **limits)
-
+    monitor = CollapseMonitor(100, num_images=64)
     original = model.adaptation_probe
 
     def spoiled(*, num_images: int, include_test: bool) -> dict[str, Tensor]:
         probe = original(num_images=num_images, include_test=include_test)
         if len(model.asked) > 1:
-            train = probe["train"]
-            probe["train"] = train.flip(0) if isinstance(scale, str) else train * scale
+            train = probe["train"] * scale
+            probe["train"] = train.flip(0) if swapped else train
         return probe
 
     model.adaptation_probe = spoiled  # type: ignore[method-assign]
     _fit(tmp_path, monitor, model)
-    assert monitor.warned_at == 10
-    assert f"at minibatch 10: {name} is" in caplog.text
+    assert monitor.warned_at == (10 if lost else None)
+    assert all(f"{name} is" in caplog.text for name in lost)
 
 
 def test_embeddings_that_are_not_finite(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
