@@ -5,6 +5,7 @@ r"""Speed and memory, as ratios within one run on one machine.
         --weights random --train_images 1000 --test_images 2000
     python benchmarks/speed.py hosts --root datasets/mvtec_screw_512 --normal_class good
     python benchmarks/speed.py training --root datasets/cifar10 --normal_class horse
+    python benchmarks/speed.py variants --root datasets/cifar10 --normal_class horse
     python benchmarks/speed.py pictures --root datasets/mvtec_screw_512 --normal_class good
     python benchmarks/speed.py search
     python benchmarks/speed.py imports
@@ -16,9 +17,11 @@ start (imports) is reported apart. ``cpu_s`` is processor time, which tells a bu
 anomalib's Dfkde and Patchcore on one backbone with random weights. ``training``: a minibatch of ``Panda`` from cached
 stem outputs over one of a plain loop (decode and resize in every pass by two workers, whole network forward, eager
 float32 NCHW), for three networks with random weights, in float32 and in ``bf16-mixed``; the pass that fills the cache
-is reported apart. ``pictures``:
-what the pictures add to a test. ``search``: exact search of one batch over extraction of that batch. Results go to
-``results/speed_<part>.json``, with versions and commit; memory is that of the main process.
+is reported apart. ``variants``: processor time of a minibatch, and of what comes after the last one (memory bank,
+threshold, of every snapshot), of ``PandaEwc`` (with F = 1, the same arithmetic) and ``PandaSes`` over those of
+``Panda``, in turns in one process. ``pictures``: what the pictures add to a test. ``search``: exact search of one batch
+over extraction of that batch. Results go to ``results/speed_<part>.json``, with versions and commit; memory is that of
+the main process.
 """
 
 import argparse
@@ -160,6 +163,42 @@ extra = {"minibatch_s": (watch.at[-1] - watch.at[2]) / (len(watch.at) - 3),
 """
     + _REPORT
 )
+VARIANTS = (
+    _DATA
+    + """
+from lightning.pytorch import Callback
+from panda_anomalib import Panda, PandaEwc, PandaSes
+torch.set_num_threads(1)
+data.setup()
+data.setup = lambda stage=None: None
+data.train_data.samples = data.train_data.samples[: options["images"]]
+class Times(Callback):
+    def on_train_start(self, *_):
+        self.at = []
+    def on_train_batch_end(self, *_):
+        self.at.append(time.process_time())
+variants = {
+    "Panda": lambda **same: Panda(**same),
+    "PandaEwc": lambda **same: PandaEwc(anchor="l2", **same),
+    "PandaSes, 3 snapshots": lambda **same: PandaSes(every_n_minibatches=options["minibatches"] // 3, **same),
+}
+steps, ends = {name: [] for name in variants}, {name: [] for name in variants}
+for _ in range(options["turns"]):
+    for name, make in variants.items():
+        watch = Times()
+        engine = Engine(default_root_dir=options["out"], logger=False, enable_progress_bar=False,
+                        enable_model_summary=False, accelerator="cpu", callbacks=[watch])
+        model = make(backbone=options["backbone"], weights="random", minibatches=options["minibatches"], cache="memory",
+                     visualizer=False)
+        engine.fit(model, datamodule=data)
+        ends[name].append(time.process_time() - watch.at[-1])
+        steps[name] += [later - earlier for earlier, later in zip(watch.at[2:], watch.at[3:])]
+median = lambda values: sorted(values)[len(values) // 2]
+extra = {"variants": {name: {"minibatch_cpu_s": median(steps[name]), "after_cpu_s": median(ends[name])}
+                      for name in variants}}
+"""
+    + _REPORT
+)
 
 
 def child(script: str, **options: Any) -> dict[str, Any]:
@@ -232,6 +271,16 @@ def training(arguments: argparse.Namespace) -> dict[str, Any]:
                 run["times_as_fast"] = networks[backbone]["plain"]["minibatch_s"] / run["minibatch_s"]
                 networks[backbone][precision] = run
     return {"networks": networks}
+
+
+def variants(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What EWC and the snapshot ensemble add to early stopping."""
+    with tempfile.TemporaryDirectory() as out:
+        common = {"root": arguments.root, "normal_class": arguments.normal_class, "backbone": arguments.backbone}
+        runs = child(VARIANTS, **common, out=out, images=320, minibatches=12, turns=3)["variants"]
+    for run in runs.values():
+        run["minibatch_over_panda"] = run["minibatch_cpu_s"] / runs["Panda"]["minibatch_cpu_s"]
+    return {"backbone": arguments.backbone, "images": 320, "minibatches": 12, "variants": runs}
 
 
 def pictures(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -315,6 +364,7 @@ def main() -> None:
         "whole": whole,
         "hosts": hosts,
         "training": training,
+        "variants": variants,
         "pictures": pictures,
         "search": search,
         "imports": imports,

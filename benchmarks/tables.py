@@ -186,6 +186,15 @@ def training() -> str:
     return "\n".join(lines)
 
 
+def variants() -> str:
+    """What EWC and the snapshot ensemble add to early stopping."""
+    report = json.loads((RESULTS / "speed_variants.json").read_text())
+    lines = ["| model | a minibatch over one of `Panda` | after the last minibatch |", "|---|---|---|"]
+    for name, run in report["variants"].items():
+        lines.append(f"| {name} | {run['minibatch_over_panda']:.2f} | {run['after_cpu_s']:.1f} s |")
+    return "\n".join(lines)
+
+
 def search() -> str:
     """Exact search in growing banks."""
     report = json.loads((RESULTS / "speed_search.json").read_text())
@@ -285,6 +294,7 @@ TABLES = {
     "speed": speed,
     "hosts": hosts,
     "training": training,
+    "variants": variants,
     "search": search,
     "imports": imports,
 }
