@@ -55,9 +55,10 @@ ADAPTED = {  # variant -> text, and the paper's gain over unadapted kNN, CIFAR-1
     "joint": ("`PandaJoint`", "+0.7"),
     "early_stopping_last_stage": ("`Panda`, last stage only", ""),
     "contrastive_1e-3": ("`Panda`, contrastive on L2", ""),
+    "contrastive_root_1e-2": ("`Panda`, contrastive on root + L2, rate 0.01", ""),
     "contrastive_root_last_stage": ("`Panda`, contrastive on root + L2, last stage", ""),
     "outlier_exposure_fast": ("`PandaOe`, rate 0.01, clip 1, outliers from Tiny ImageNet", "+6.4"),
-    "outlier_exposure_root": ("`PandaOe` on root + L2, rate 0.1, clip 1", ""),
+    "outlier_exposure_root": ("`PandaOe` on root + L2, rate 0.1, clip 1 (ended there)", ""),
     "outlier_exposure_as_they_are": ("`PandaOe`, outliers as they are", ""),
     "outlier_exposure_foreign": ("`PandaOe`, the same with outliers from Fashion-MNIST", ""),
 }
