@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from anomalib.data import Batch, InferenceBatch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from scipy.stats import beta
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["Calibration", "conformal_p_values", "conformal_threshold"]
+__all__ = ["Calibration", "conformal_p_values", "conformal_threshold", "realised_rates"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,27 @@ def conformal_threshold(distances: Tensor, false_positive_rate: float) -> Tensor
 
     Shapes: distances ``(M,)``, result 0-d.
     """
-    count = len(distances)
+    return distances.sort().values[_rank(len(distances), false_positive_rate) - 1]
+
+
+def realised_rates(count: int, false_positive_rate: float) -> tuple[float, float, float]:
+    """False-alarm rate of a threshold from ``count`` distances: its mean, and the limits it keeps 9 times in 10.
+
+    The share of new normal images above the r-th smallest of M exchangeable distances has the distribution
+    ``Beta(M + 1 - r, r)`` over the draws of those M (Vovk 2012, arXiv:1209.2673).
+
+    Returns:
+        Mean, 5 % and 95 % quantile, each in (0, 1).
+    """
+    rank = _rank(count, false_positive_rate)
+    low, high = beta.ppf([0.05, 0.95], count + 1 - rank, rank)
+    return (count + 1 - rank) / (count + 1), float(low), float(high)
+
+
+def _rank(count: int, false_positive_rate: float) -> int:
     # round: (M + 1)(1 - rate) is a whole number more often than floats say
     rank = math.ceil(round((count + 1) * (1 - false_positive_rate), 9))
-    return distances.sort().values[min(max(rank, 1), count) - 1]
+    return min(max(rank, 1), count)
 
 
 def conformal_p_values(distances: Tensor, calibration: Tensor) -> Tensor:

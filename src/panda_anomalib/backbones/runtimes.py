@@ -1,7 +1,9 @@
 """What executes the frozen network: eager PyTorch, a compiled graph, or OpenVINO.
 
 A runtime is a function ``images (B, 3, H, W) -> embeddings (B, D)`` float32. It works in batches of one size, smaller
-ones are padded: compiled graphs are built once, and an image gets the same embedding whatever batch it came in.
+ones are padded: compiled graphs are built once, and an image gets the same embedding whatever batch it came in. Only
+``eager`` takes batches as they come, unless it is told their size: the libraries below choose their kernels by it, and
+small batches round differently (Lite0 on an AVX-512 processor: below 16 images, and in eager mode at 20 and 31).
 """
 
 import copy
@@ -60,7 +62,9 @@ def choose_runtime(name: RuntimeName, device: torch.device, num_images: int | No
     return "channels_last"
 
 
-def make_runtime(name: RuntimeName, network: nn.Module, *, images: bool = True) -> Callable[[Tensor], Tensor]:
+def make_runtime(
+    name: RuntimeName, network: nn.Module, *, images: bool = True, batch_size: int | None = None
+) -> Callable[[Tensor], Tensor]:
     """Build the runtime ``name`` (not ``auto``) of a network in eval mode.
 
     The network is copied where the runtime changes it; later changes of its weights are not seen.
@@ -69,21 +73,24 @@ def make_runtime(name: RuntimeName, network: nn.Module, *, images: bool = True) 
         name: The runtime.
         network: Images -> embeddings, or a part of it.
         images: Whether the network takes images; the output of a stem, maybe tokens, keeps the layout it comes in.
+        batch_size: Size of the batches that the network sees; by default that of the first call, and in ``eager``
+            that of each call.
     """
     precision = torch.bfloat16 if name.endswith("bf16") else torch.float32
     kind = name.removesuffix("_bf16")
     if kind == "eager":
-        return network.__call__  # not the module itself: an attribute that is one would be saved with the model
+        # not the module itself: an attribute that is one would be saved with the model
+        return network.__call__ if batch_size is None else _Eager(network, batch_size)
     if kind == "openvino":
-        return _OpenVino(network, precision)
-    return _Torch(network, precision, compiled=kind == "compile", images=images)
+        return _OpenVino(network, precision, batch_size)
+    return _Torch(network, precision, batch_size, compiled=kind == "compile", images=images)
 
 
 class _FixedBatch:
-    """Runs in batches of the size of the first one; smaller ones are padded with their last image."""
+    """Runs in batches of one size, by default that of the first; smaller ones are padded with their last image."""
 
-    def __init__(self) -> None:
-        self._size: int | None = None
+    def __init__(self, batch_size: int | None = None) -> None:
+        self._size = batch_size
 
     def __call__(self, images: Tensor) -> Tensor:
         size = self._size = self._size or len(images)
@@ -97,9 +104,21 @@ class _FixedBatch:
         raise NotImplementedError
 
 
+class _Eager(_FixedBatch):
+    def __init__(self, network: nn.Module, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self._network = network
+
+    def _run(self, images: Tensor) -> Tensor:
+        embeddings: Tensor = self._network(images)
+        return embeddings
+
+
 class _Torch(_FixedBatch):
-    def __init__(self, network: nn.Module, precision: torch.dtype, *, compiled: bool, images: bool) -> None:
-        super().__init__()
+    def __init__(
+        self, network: nn.Module, precision: torch.dtype, batch_size: int | None, *, compiled: bool, images: bool
+    ) -> None:
+        super().__init__(batch_size)
         self._images = images
         network = copy.deepcopy(network).to(memory_format=torch.channels_last)
         self._precision = precision
@@ -115,8 +134,8 @@ class _Torch(_FixedBatch):
 
 
 class _OpenVino(_FixedBatch):
-    def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
-        super().__init__()
+    def __init__(self, network: nn.Module, precision: torch.dtype, batch_size: int | None) -> None:
+        super().__init__(batch_size)
         self._network = network
         self._hint = "bf16" if precision == torch.bfloat16 else "f32"
         self._compiled: Any = None

@@ -33,7 +33,9 @@ from panda_anomalib.backbones.weights import check_backbone
 from panda_anomalib.calibration import Calibration
 from panda_anomalib.evaluation import image_evaluator
 from panda_anomalib.explanation import NeighborVisualizer
+from panda_anomalib.models.bank_record import BankRecord, file_digests
 from panda_anomalib.models.checkpoints import CheckpointMixin
+from panda_anomalib.models.conditions import Conditions
 from panda_anomalib.models.detector import Detector
 from panda_anomalib.models.export import CheckedExport
 from panda_anomalib.models.hazards import HazardWatch, dataset_in_use
@@ -74,6 +76,8 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         false_positive_rate: Share of normal images that may be called anomalous; sets the threshold.
         runtime: What executes the backbone: ``auto``, ``eager``, ``channels_last``, ``compile``, ``openvino``, or
             one of the last three with ``_bf16`` (faster on some processors, three digits of precision).
+        keep_embeddings: Whether checkpoints keep what images can be added to the memory bank with, or removed from it:
+            4 bytes for each image and dimension. ``knn`` scores with them and keeps them in any case.
         pre_processor: anomalib's component, or whether to have ours.
         post_processor: anomalib's component, or whether to have ours.
         evaluator: anomalib's component, or whether to have ours.
@@ -111,6 +115,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         crop: int | Sequence[int] | None = None,
         false_positive_rate: float = 0.05,
         runtime: RuntimeName = "auto",
+        keep_embeddings: bool = True,
         pre_processor: PreProcessor | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -130,6 +135,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         self.training_paths = []
         self.provenance = {}
         self._runtime_stale = True
+        self.conditions: Conditions = {}
         self._hazards = HazardWatch()
         self._validation_batches: float | int | None = None
         self.build_parts()
@@ -234,7 +240,14 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         """Fit scorer and calibration for the weights as they are, unless they are fitted already."""
         raise NotImplementedError
 
-    def fit_embeddings(self, embeddings: Tensor, paths: list[str], held_out: Tensor | None = None) -> None:
+    def fit_embeddings(
+        self,
+        embeddings: Tensor,
+        paths: list[str],
+        held_out: Tensor | None = None,
+        *,
+        digests: list[str] | None = None,
+    ) -> None:
         """Fit scorer and calibration on embeddings ``(N, D)`` of normal images and their paths.
 
         Args:
@@ -242,6 +255,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
             paths: Of the images, in the same order.
             held_out: Positions of the images that the threshold comes from; by default all. A network that was
                 trained on images knows them better than new ones: theirs would be too low a threshold.
+            digests: SHA-256 of the files; by default they are read.
 
         Raises:
             ValueError: If the images are too few for the scorer, or their embeddings are not finite.
@@ -249,6 +263,13 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         self.model.scorer.fit(embeddings)
         self.training_paths = [os.path.abspath(path) if path else "" for path in paths]  # noqa: PTH100 - keeps links
         self.provenance = self.model.backbone.provenance or self.provenance
+        kept = self.hparams["keep_embeddings"] and self.model.scorer.fitted_embeddings() is None
+        self.bank_record = BankRecord(
+            embeddings.detach().float().cpu() if kept else None,
+            file_digests(self.training_paths) if digests is None else digests,
+            None if held_out is None else held_out.tolist(),
+            dict(self.conditions),
+        )
         if isinstance(self.post_processor, Calibration):
             distances = self.model.scorer.calibration_distances()
             self.post_processor.fit(distances if held_out is None else distances[held_out.to(distances.device)])
@@ -294,7 +315,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
     def _score(self, batch: Batch) -> STEP_OUTPUT:
         self._hazards.look(batch, dataset_in_use(self.trainer))
         shown = getattr(self.visualizer, "num_neighbors", 0)
-        distances, neighbors = self.model.scorer.explain(self._embed(batch), shown)
+        distances, neighbors = self.model.scorer.explain(self.embed_batch(batch), shown)
         if not torch.isfinite(distances).all():
             names = [path for path, bad in zip(batch.image_path or [], ~torch.isfinite(distances), strict=False) if bad]
             raise ValueError(
@@ -306,7 +327,8 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         updated: STEP_OUTPUT = batch.update(pred_score=distances)
         return updated
 
-    def _embed(self, batch: Batch) -> Tensor:
+    def embed_batch(self, batch: Batch) -> Tensor:
+        """Embeddings of a batch of pre-processed images, as the scorer takes them."""
         # reduced precision is the runtime's business: a bank in three digits is no bank
         with torch.autocast(self.device.type, enabled=False):
             return self.model.embed(batch.image.float())
@@ -316,11 +338,11 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         self._runtime_stale = True
         self.model.runtime = None
 
-    def _prepare_runtime(self) -> None:
+    def _prepare_runtime(self, batch_size: int | None = None) -> None:
         if not self._runtime_stale:
             return
         name = self._chosen_runtime()
-        self.model.runtime = self.model.make_runtime(name)
+        self.model.runtime = self.model.make_runtime(name, batch_size)
         self._runtime_stale = False
         logger.info("Backbone %s runs by %s.", self.model.backbone.name, name)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from panda_anomalib.backbones import ImagePreProcessor
+from panda_anomalib.models.bank_record import BankRecord
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Host
@@ -20,9 +21,11 @@ _KEY = "panda_anomalib"
 
 
 class CheckpointMixin(_Host):
-    """Saves model name, bank paths and provenance; a loaded checkpoint decides whatever makes a score."""
+    """Saves model name, memory bank and provenance; a loaded checkpoint decides whatever makes a score."""
 
-    free_arguments: frozenset[str] = frozenset({"weights", "runtime"})
+    bank_record: BankRecord | None = None
+    """What is kept of the images in the memory bank; None before the fit, and of checkpoints of older versions."""
+    free_arguments: frozenset[str] = frozenset({"weights", "runtime", "keep_embeddings"})
     """Arguments that may differ between a checkpoint and the run that loads it without changing a score."""
 
     @override
@@ -33,6 +36,7 @@ class CheckpointMixin(_Host):
             "model": self.name,
             "training_paths": self.training_paths,
             "provenance": self.provenance,
+            "bank": self.bank_record.to_plain() if self.bank_record is not None and self._is_fitted else None,
         }
 
     @override
@@ -50,6 +54,7 @@ class CheckpointMixin(_Host):
         super().on_load_checkpoint(checkpoint)
         self.training_paths = list(ours["training_paths"])
         self.provenance = dict(ours["provenance"])
+        self.bank_record = BankRecord.from_plain(ours.get("bank"))
         self.forget_runtime()
         if self._trainer is not None and isinstance(self.pre_processor, ImagePreProcessor):
             self.pre_processor.install_all(self.trainer)

@@ -39,10 +39,10 @@ class Detector(nn.Module):
         embeddings: Tensor = self.normalization(run(images).float())
         return embeddings
 
-    def make_runtime(self, name: RuntimeName) -> Callable[[Tensor], Tensor]:
+    def make_runtime(self, name: RuntimeName, batch_size: int | None = None) -> Callable[[Tensor], Tensor]:
         """Runtime ``images -> pooled embeddings``, to be set as ``runtime``; see ``runtimes.make_runtime``."""
         self.backbone.load_weights()  # now: a runtime that traces the network must not trace the reading of its weights
-        return make_runtime(name, self.backbone)
+        return make_runtime(name, self.backbone, batch_size=batch_size)
 
     @override
     def forward(self, images: Tensor) -> InferenceBatch:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from panda_anomalib.models.base import DetectorMixin
+from panda_anomalib.models.conditions import fit_conditions
 from panda_anomalib.models.embeddings import EmbeddingStore
 from panda_anomalib.models.hazards import dataset_in_use
 
@@ -54,13 +55,20 @@ class Dn2(DetectorMixin, AnomalibModule):
     def on_fit_start(self) -> None:
         self.model.backbone.load_weights()
         self._store = EmbeddingStore()
-        self._prepare_runtime()
+        self.forget_runtime()  # it may work in batches of another size
+
+    @override
+    def on_train_start(self) -> None:
+        # one size however few images there are: those that are added later must get the embeddings of this fit
+        batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
+        self._prepare_runtime(batch_size)
+        self.conditions = fit_conditions(self._chosen_runtime(), batch_size, self.device)
 
     @override
     def training_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Tensor:
         self._hazards.look(batch, dataset_in_use(self.trainer))
         with torch.no_grad():
-            self._store.add(self._embed(batch), batch.image_path)
+            self._store.add(self.embed_batch(batch), batch.image_path)
         anchor = getattr(self, "_ddp_anchor", None)
         # Lightning wants a loss
         return anchor.sum() * 0 if anchor is not None else torch.zeros((), device=self.device, requires_grad=True)
@@ -93,5 +101,7 @@ class Dn2(DetectorMixin, AnomalibModule):
     @override
     def on_fit_end(self) -> None:
         super().on_fit_end()
+        if self.conditions.get("runtime") == "eager":
+            self.forget_runtime()  # it padded batches, which costs time and is for the memory bank alone
         if hasattr(self, "_ddp_anchor"):
             del self._ddp_anchor

@@ -1,5 +1,7 @@
 """Embeddings of a pass over images, each image once and in a fixed order."""
 
+import os
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,10 @@ class EmbeddingStore:
         self._paths.extend(paths if paths is not None else [""] * len(embeddings))
 
     def gather(self) -> tuple[Tensor, list[str]]:
-        """Everything collected by all processes, sorted by path, without the copies distributed samplers add.
+        """Everything collected by all processes, without the copies distributed samplers add.
+
+        Sorted by absolute path: the order decides the folds of the calibration, and must not change with the folder
+        that a command is run in, nor when images are added to the memory bank later.
 
         Raises:
             RuntimeError: If several processes collected images without paths, which cannot be told apart.
@@ -42,7 +47,8 @@ class EmbeddingStore:
             if "" in paths:
                 raise RuntimeError("images need paths when several devices collect them; use one device.")
             first = {path: position for position, path in reversed(list(enumerate(paths)))}
-            order = [first[path] for path in sorted(first)]
+            order = [first[path] for path in sorted(first, key=os.path.abspath)]
         else:
-            order = sorted(range(len(paths)), key=lambda position: paths[position])  # stable: ties keep their order
+            # stable: ties keep their order
+            order = sorted(range(len(paths)), key=lambda position: os.path.abspath(paths[position]))  # noqa: PTH100
         return embeddings[torch.tensor(order, dtype=torch.int64)], [paths[position] for position in order]

@@ -78,6 +78,12 @@ class EnsembleScorer(Scorer):
                 "the images held out have exact duplicates among the others: remove duplicates."
             )
 
+    @override
+    def fitted_embeddings(self) -> Tensor | None:
+        own = [cast("Scorer", scorer).fitted_embeddings() for scorer in self.scorers]
+        held = [embeddings for embeddings in own if embeddings is not None]
+        return torch.stack(held, dim=1) if held and len(held) == len(own) else None
+
     def _typical_distance(self, scorer: Scorer, embeddings: Tensor) -> Tensor:
         count = len(embeddings)
         if count < _HELD_OUT:
@@ -211,10 +217,12 @@ class EnsembleDetector(Detector):
         return torch.stack([member.embed(member.trunk(hidden)) for member in self._forks], dim=1)
 
     @override
-    def make_runtime(self, name: RuntimeName) -> Callable[[Tensor], Tensor]:
+    def make_runtime(self, name: RuntimeName, batch_size: int | None = None) -> Callable[[Tensor], Tensor]:
         """Runtime ``images -> (B, S, D)``: one of the stem and one of each trunk; see ``runtimes.make_runtime``."""
-        stem = make_runtime(name, self.backbone.stem)
-        trunks = [(member, make_runtime(name, member.trunk, images=False)) for member in self._forks]
+        stem = make_runtime(name, self.backbone.stem, batch_size=batch_size)
+        trunks = [
+            (member, make_runtime(name, member.trunk, images=False, batch_size=batch_size)) for member in self._forks
+        ]
 
         def run(images: Tensor) -> Tensor:
             hidden = stem(images)

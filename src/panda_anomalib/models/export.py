@@ -20,6 +20,7 @@ from panda_anomalib.data.reading import read_image
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule as _Host
 
+    from panda_anomalib.models.bank_record import BankRecord
     from panda_anomalib.models.base import DetectorMixin
 else:
     _Host = object  # the model brings AnomalibModule itself; see DetectorMixin
@@ -38,6 +39,8 @@ Run = Callable[[Array], tuple[Array, Array]]
 
 class CheckedExport(_Host):
     """Exports of a model that are compared with it as they are written; see ``check_export``."""
+
+    bank_record: "BankRecord | None"
 
     @override
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
@@ -76,12 +79,13 @@ class CheckedExport(_Host):
         self._require_fitted()
         self.eval()
         runtime, self.model.runtime = self.model.runtime, None
+        bank_record, self.bank_record = self.bank_record, None  # an export cannot be changed: it need not carry it
         arguments = {} if write.__name__ == "to_torch" else {"input_size": input_size, **kwargs}
         try:
             path = write(export_root, model_file_name, **arguments)
             check_export(self, path, input_size=input_size, exact=not kwargs.get("compression_type"))
         finally:
-            self.model.runtime = runtime
+            self.model.runtime, self.bank_record = runtime, bank_record
             # torch's exporter leaves a subclass of the model in a reference cycle: a second model of its name
             gc.collect()
         return path

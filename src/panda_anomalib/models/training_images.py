@@ -15,6 +15,7 @@ from typing_extensions import override
 from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
 from panda_anomalib.backbones import Backbone, ImagePreProcessor, make_runtime
 from panda_anomalib.models.base import DetectorMixin
+from panda_anomalib.models.conditions import fit_conditions
 from panda_anomalib.progress import track
 
 __all__ = ["TrainingImagesMixin"]
@@ -55,6 +56,7 @@ class TrainingImagesMixin(DetectorMixin):
         """
         self._host_loader = self._find_host_loader()
         name = self._chosen_runtime()
+        self.conditions = fit_conditions(name, self._host_loader.batch_size, self.device)
         logger.info("Stem of %s runs by %s.", self.model.backbone.name, name)
         self._stem = make_runtime(name, self.model.backbone.stem)
         if self._is_augmented:

@@ -60,6 +60,10 @@ class Scorer(nn.Module, ABC):
         self._require_fitted()
         return self.calibration
 
+    def fitted_embeddings(self) -> Tensor | None:
+        """The embeddings ``(N, D)`` of ``fit``, where the state holds them bit for bit, else None."""
+        return None
+
     @abstractmethod
     def _fit(self, embeddings: Tensor) -> None:
         """Set the buffers from finite float32 embeddings ``(N, D)``."""

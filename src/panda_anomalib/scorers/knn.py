@@ -89,6 +89,10 @@ class KNNScorer(Scorer):
             logger.info("Index %s finds %.2f %% of the true neighbours.", self.index, 100 * self.recall())
 
     @override
+    def fitted_embeddings(self) -> Tensor | None:
+        return self.memory_bank if self.distance != "cosine" and len(self.memory_bank) else None
+
+    @override
     def _calibrate(self, embeddings: Tensor) -> Tensor:
         return self.left_out_distances(torch.arange(len(self.memory_bank), device=self.memory_bank.device))
 

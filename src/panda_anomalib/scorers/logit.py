@@ -40,6 +40,10 @@ class LogitScorer(Scorer):
         self.bank.fit(embeddings, calibrate=False)
 
     @override
+    def fitted_embeddings(self) -> Tensor | None:
+        return self.bank.fitted_embeddings()
+
+    @override
     def _calibrate(self, embeddings: Tensor) -> Tensor:
         return self._logits(embeddings)
 

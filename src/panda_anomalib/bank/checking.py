@@ -1,0 +1,202 @@
+"""What can be found out about a memory bank without new images: is the file whole, are the images what they were."""
+
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from panda_anomalib.backbones import Backbone
+from panda_anomalib.bank.editing import refit
+from panda_anomalib.bank.kept import KeptImages
+from panda_anomalib.bank.store import StoredModel, read_model
+from panda_anomalib.calibration import Calibration, realised_rates
+from panda_anomalib.engine import existing_checkpoint
+from panda_anomalib.models.bank_record import file_digests
+from panda_anomalib.progress import track
+from panda_anomalib.scorers.search import mean_and_norms, nearest
+
+__all__ = ["Finding", "check_bank"]
+
+_SHARE_OF_SPACING = 0.25
+"""As for outliers (`adaptation.near_duplicates`): nearer than a quarter of the typical nearest neighbour."""
+_SEARCH_BLOCK = 512
+
+
+@dataclass
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        topic: A word.
+        level: ``ok``; ``note`` for what a reader should know; ``wrong`` for what needs mending.
+        text: One sentence.
+        items: Paths it is about, all of them.
+    """
+
+    topic: str
+    level: Literal["ok", "note", "wrong"]
+    text: str
+    items: list[str] = field(default_factory=list)
+
+
+def check_bank(model: str | os.PathLike[str]) -> list[Finding]:
+    """Look at the file, its images, duplicates, weights and threshold; changes nothing.
+
+    Args:
+        model: Checkpoint, also of an earlier version.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint of one of our models.
+    """
+    if damage := _damage(Path(model)):
+        return [Finding("file", "wrong", f"damaged: {damage}; take another copy.")]
+    stored = read_model(model)
+    findings = [Finding("file", "ok", f"whole, {stored.path.stat().st_size / 1e6:.1f} MB: all checksums are right.")]
+    try:
+        bank = KeptImages.of(stored)
+    except ValueError as error:
+        return [*findings, Finding("bank", "note", f"cannot be changed: {error}"), *_without_embeddings(stored)]
+    made = ", ".join(f"{name} {value}" for name, value in bank.conditions.items())
+    text = f"{stored.model.name}, {len(bank.paths)} images with embeddings of {tuple(bank.embeddings.shape[1:])}"
+    findings.append(Finding("bank", "ok", f"{text}; made by {made or 'unknown conditions'}."))
+    findings += [*_images(bank.paths, bank.digests), *_near_copies(bank), *_without_embeddings(stored)]
+    findings.append(_refitted(stored, bank))  # last: it changes the model at hand
+    return findings
+
+
+def _damage(path: Path) -> str | None:
+    file = existing_checkpoint(path)
+    with zipfile.ZipFile(str(file)) as archive:
+        try:
+            part = archive.testzip()
+        except (zipfile.BadZipFile, OSError) as error:
+            return str(error)
+    return None if part is None else f"the checksum of its part {part} is wrong"
+
+
+def _images(paths: list[str], digests: list[str]) -> Iterator[Finding]:
+    found = file_digests(paths)
+    missing = [path for path in paths if not Path(path).is_file()]
+    changed = [path for path, then, now in zip(paths, digests, found, strict=True) if then and now and then != now]
+    unknown = sum(not digest for digest in digests)
+    if changed:
+        text = f"{len(changed)} of {len(paths)} files have changed since they were embedded: remove them and add them."
+        yield Finding("images", "wrong", text, changed)
+    if missing:
+        text = f"{len(missing)} of {len(paths)} files are not where they were; scoring does not need them."
+        yield Finding("images", "note", text, missing)
+    if unknown:
+        yield Finding("images", "note", f"the hashes of {unknown} of {len(paths)} files are not known.")
+    if not (changed or missing or unknown):
+        yield Finding("images", "ok", f"all {len(paths)} files are there and have their hash.")
+    groups = defaultdict(list)
+    for path, then, now in zip(paths, digests, found, strict=True):
+        groups[then or now or path].append(path)
+    copies = [path for group in groups.values() if len(group) > 1 for path in group]
+    if copies:
+        sets = sum(len(group) > 1 for group in groups.values())
+        text = f"{len(copies)} images in {sets} groups are exact copies of each other: the threshold is too low."
+        yield Finding("copies", "note", text, copies)
+    else:
+        yield Finding("copies", "ok", "no image is an exact copy of another.")
+
+
+def _near_copies(bank: KeptImages) -> Iterator[Finding]:
+    """Pairs that lie, as embeddings, far nearer to each other than images of this bank usually do."""
+    rows = bank.embeddings.flatten(1)
+    if len(rows) < 3:
+        return
+    lengths, positions = _nearest_others(rows)
+    near = (lengths < _SHARE_OF_SPACING * lengths.median()).nonzero()[:, 0].tolist()
+    pairs = sorted({tuple(sorted((number, int(positions[number])))) for number in near})
+    distinct = [(a, b) for a, b in pairs if not bank.digests[a] or bank.digests[a] != bank.digests[b]]
+    if distinct:
+        text = (
+            f"{len(distinct)} pairs are nearly the same to the network (such as one picture stored twice, or frames of "
+            "a film): the threshold may be too low."
+        )
+        yield Finding("near", "note", text, [f"{bank.paths[a]} and {bank.paths[b]}" for a, b in distinct])
+    else:
+        yield Finding("near", "ok", "no two images are nearly the same to the network.")
+
+
+def _nearest_others(rows: Tensor) -> tuple[Tensor, Tensor]:
+    mean, norms = mean_and_norms(rows)
+    lengths, positions = [], []
+    for own in track(torch.arange(len(rows)).split(_SEARCH_BLOCK), "Near copies"):
+        squared, found = nearest(rows[own], rows, mean, norms, 1, exclude=own)
+        lengths.append(squared[:, 0].sqrt())
+        positions.append(found[:, 0])
+    return torch.cat(lengths), torch.cat(positions)
+
+
+def _without_embeddings(stored: StoredModel) -> Iterator[Finding]:
+    yield _weights(stored)
+    calibration = stored.model.post_processor
+    if not isinstance(calibration, Calibration):
+        yield Finding("threshold", "note", "the post-processor is not ours: nothing is known of its threshold.")
+        return
+    count, asked = calibration.num_calibration, calibration.false_positive_rate
+    mean, low, high = realised_rates(count, asked)
+    text = (
+        f"{float(calibration.threshold):.6g} from {count} images, for a false-positive rate of {asked:g}: {mean:.3g} "
+        f"on average, and between {low:.3g} and {high:.3g} for nine of ten banks of this size."
+    )
+    if mean > asked:
+        text += f" {asked:g} needs at least {round(1 / asked) - 1} images."
+    yield Finding("threshold", "note" if mean > asked else "ok", text)
+
+
+def _weights(stored: StoredModel) -> Finding:
+    model, provenance = stored.model, stored.model.provenance
+    source = ", ".join(f"{key} {provenance[key]}" for key in ("source", "file", "sha256") if key in provenance)
+    if provenance.get("source") != "packaged":
+        text = f"{provenance.get('backbone', model.hparams['backbone'])} from {source or 'an unknown source'}"
+        return Finding("weights", "note", f"{text}: only packaged weights can be compared.")
+    own = model.model.backbone
+    try:
+        packaged = Backbone(own.name, weights="packaged", backbone_args=model.hparams["backbone_args"])
+        packaged.load_weights()
+    except (ValueError, ImportError, OSError) as error:
+        return Finding("weights", "note", f"the package of the weights cannot be read: {error}")
+    theirs = packaged.network.state_dict()
+    differing = [name for name, value in own.network.state_dict().items() if not torch.equal(value, theirs[name])]
+    trained = set(own.trunk_parameters()) if hasattr(model, "held_out") else set()
+    if wrong := [name for name in differing if name not in trained]:
+        text = f"{len(wrong)} tensors of {own.name} are not those of the package: {', '.join(wrong[:3])}."
+        return Finding("weights", "wrong", text)
+    adapted = f", but for {len(differing)} that were trained" if differing else ""
+    return Finding("weights", "ok", f"those of the package, bit for bit{adapted} ({own.name}, {source}).")
+
+
+def _refitted(stored: StoredModel, bank: KeptImages) -> Finding:
+    """Whether the scorer is what its embeddings give."""
+    before = {name: value.clone() for name, value in stored.model.state_dict().items()}
+    refit(stored.model, bank)
+    after = stored.model.cpu().state_dict()
+    changed = [name for name, value in before.items() if not _same(value, after[name])]
+    if not changed:
+        return Finding("scorer", "ok", "scorer and threshold are, bit for bit, what the embeddings give.")
+    difference = max(_relative(before[name], after[name]) for name in changed)
+    text = f"fitted again, {', '.join(changed[:3])} differ by up to {difference:.1e}"
+    if difference > 1e-3:
+        return Finding("scorer", "wrong", f"{text}: the file was altered; take another copy, or train again.")
+    return Finding("scorer", "note", f"{text}: another processor or other versions.")
+
+
+def _same(then: Tensor, now: Tensor) -> bool:
+    """Equal bit for bit; calibration distances that nobody asked for are NaN."""
+    return then.shape == now.shape and torch.allclose(then, now, rtol=0, atol=0, equal_nan=True)
+
+
+def _relative(then: Tensor, now: Tensor) -> float:
+    if then.shape != now.shape or not then.is_floating_point():
+        return float("inf")
+    return float((then - now).abs().max() / then.abs().max().clamp_min(torch.finfo(torch.float32).tiny))

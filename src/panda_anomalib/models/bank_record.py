@@ -1,0 +1,83 @@
+"""What a checkpoint keeps of the images in the memory bank, so that they can be changed without training again."""
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from panda_anomalib.backbones.weight_files import file_sha256
+from panda_anomalib.models.conditions import Conditions
+from panda_anomalib.progress import track
+
+__all__ = ["FORMAT", "BankRecord", "file_digests"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised when an older version could no longer make sense of what is written."""
+
+
+@dataclass
+class BankRecord:
+    """Of each image, in the order of ``training_paths``, what its file was and what the scorer saw of it.
+
+    Attributes:
+        embeddings: ``(N, D)``, or ``(N, S, D)`` of S snapshots, on the CPU; None where the scorer holds them bit for
+            bit itself, or they were not to be kept.
+        digests: SHA-256 of each file, 64 hexadecimal digits; empty where it could not be read.
+        calibrated: Positions of the images that the threshold comes from; None for all.
+        conditions: Under which the embeddings were computed.
+    """
+
+    embeddings: Tensor | None
+    digests: list[str]
+    calibrated: list[int] | None = None
+    conditions: Conditions = field(default_factory=dict)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain data, as checkpoints may hold them."""
+        return {
+            "format": FORMAT,
+            "embeddings": self.embeddings,
+            "digests": self.digests,
+            "calibrated": self.calibrated,
+            "conditions": self.conditions,
+        }
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any] | None) -> "BankRecord | None":
+        """Record of a checkpoint; None of one that has none, or one that a later version has written."""
+        if plain is None:
+            return None
+        if plain["format"] > FORMAT:
+            logger.warning(
+                "The memory bank was written by a later version of panda_anomalib (format %d, known is %d): it scores, "
+                "but cannot be changed by this one.",
+                *(plain["format"], FORMAT),
+            )
+            return None
+        embeddings = plain["embeddings"]
+        return cls(
+            embeddings=None if embeddings is None else embeddings.cpu(),
+            digests=list(plain["digests"]),
+            calibrated=plain["calibrated"],
+            conditions=dict(plain["conditions"]),
+        )
+
+
+def file_digests(paths: Sequence[str]) -> list[str]:
+    """SHA-256 of each file as hexadecimal digits, computed in threads and with progress; empty for one not readable."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(track(pool.map(_digest, paths), "Hashes of the images", total=len(paths)))
+
+
+def _digest(path: str) -> str:
+    try:
+        return file_sha256(Path(path))
+    except OSError:
+        return ""
