@@ -17,7 +17,10 @@ SUBCOMMANDS = {
     "fisher": "Compute how much each weight of a backbone matters, for elastic weight consolidation.",
     "install": "Install the optional dependencies of anomalib.",
 }
-TOOLS: dict[str, str] = {}
+TOOLS: dict[str, str] = {
+    "app": "Look at a trained model in the browser: drop images, sort a folder by score.",
+    "doctor": "Find out what is wrong with this installation, and how to mend it.",
+}
 """Subcommands without a configuration file: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")
 EVALUATING = ("validate", "test", "predict")
