@@ -56,7 +56,7 @@ def make_site(gallery: Gallery, uploads: Path, *, public: bool = False) -> Starl
     # A page elsewhere could give its own name this machine's address, and read what is meant for its owner only.
     hosts = ["*"] if public else ["127.0.0.1", "localhost"]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), Middleware(Guard)]
-    return Starlette(routes=routes, middleware=middleware)
+    return Starlette(routes=routes, middleware=middleware, exception_handlers={404: pages.gone})
 
 
 class _Pages:
@@ -78,8 +78,12 @@ class _Pages:
         )
         self._environment = environment
 
-    def _render(self, template: str, /, **values: object) -> Response:
-        return HTMLResponse(self._environment.get_template(template).render(**values))
+    def _render(self, template: str, /, *, status: int = 200, **values: object) -> Response:
+        return HTMLResponse(self._environment.get_template(template).render(**values), status)
+
+    def gone(self, request: Request, error: Exception) -> Response:
+        del request
+        return self._render("gone.html", status=404, reason=getattr(error, "detail", "Not found."))
 
     def index(self, request: Request) -> Response:
         entries = self._gallery.entries()
@@ -93,6 +97,7 @@ class _Pages:
             flagged=sum(entry.flagged for entry in entries),
             problems=dict(self._gallery.problems),
             page=page,
+            first=page * _PER_PAGE + 1,
             last=last,
         )
 

@@ -66,7 +66,8 @@ if (drop) {
     });
   }
   document.addEventListener("drop", guarded(async (event) => {
-    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+    const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+    const entries = items.map((item) => item.webkitGetAsEntry()); // before the first pause: the items do not last
     const files = [];
     for (const entry of entries) files.push(...await filesOf(entry));
     await sendFiles(visible(files));
