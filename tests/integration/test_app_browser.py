@@ -66,10 +66,8 @@ def _drop(page: Any, *paths: Path) -> None:
     """Drag files from the desktop onto the page, by the browser's own protocol."""
     tools = page.context.new_cdp_session(page)
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    box = page.locator("#drop").bounding_box()
     for kind in ("dragEnter", "dragOver", "drop"):
-        place = {"x": box["x"] + 20, "y": box["y"] + 20}
-        tools.send("Input.dispatchDragEvent", {"type": kind, "data": data, **place})
+        tools.send("Input.dispatchDragEvent", {"type": kind, "data": data, "x": 100, "y": 150})
 
 
 def _wait_for_pictures(page: Any) -> None:
@@ -94,6 +92,9 @@ def test_a_dropped_image_is_shown_with_its_verdict(page: Any, photographs: Path,
     told = [text.split("\n")[0] for text in page.locator(".neighbors li").all_inner_texts()]
     assert told == [f"distance {row[f'neighbor_{rank}_distance']:.4g}" for rank in range(1, 6)]
     assert page.locator(".neighbors img").count() == 5
+    _drop(page, photographs / "coffee/06.png")  # the next one, onto this page
+    page.wait_for_url("**/image/2")
+    page.goto("/image/1")
     _wait_for_pictures(page)
     with page.expect_download() as download:
         page.get_by_text("Save as a picture").click()
@@ -125,11 +126,14 @@ def test_a_dropped_folder_is_sorted_and_looked_through(
     page.wait_for_selector("article")
     for name in expected[:3]:
         expect(page.locator("h1")).to_have_text(name)
+        page.wait_for_load_state()  # the heading is there before the page listens to keys
         page.keyboard.press("ArrowRight")
     expect(page.locator("h1")).to_have_text(expected[3])
+    page.wait_for_load_state()
     page.keyboard.press("ArrowLeft")
     expect(page.locator("h1")).to_have_text(expected[2])
     page.get_by_text("3 of 12").click()
+    page.wait_for_url("**/?page=0")
     page.get_by_role("button", name="Clear").click()
     expect(page.locator(".grid")).to_have_count(0)
     expect(page.locator("details")).to_have_count(0)
@@ -141,6 +145,7 @@ def test_chosen_files_and_a_named_folder(page: Any, photographs: Path, tmp_path:
 
     page.set_input_files("#files", [photographs / "coffee/00.png", photographs / "coffee/01.png"])
     expect(page.locator(".card")).to_have_count(2)
+    page.wait_for_load_state()
     page.fill("#path", str(tmp_path / "nowhere"))
     page.keyboard.press("Enter")
     page.wait_for_selector("#problem:visible")

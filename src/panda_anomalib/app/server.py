@@ -40,7 +40,7 @@ def serve(model: str | Path, *, images: str | Path | None = None, host: str = "1
     paths = _find_images(images)
     with _listen(host, port) as listening, tempfile.TemporaryDirectory() as uploads:
         gallery = Gallery(ImageInspector(model))
-        for path in track(paths, "Scoring images"):
+        for path in track(paths, "Scoring images") if paths else ():
             added = gallery.add(path, path.relative_to(Path(images or "")).as_posix())
             if isinstance(added, str):
                 logger.warning("%s", added)

@@ -1,9 +1,9 @@
 """The pages: a list of images sorted by score, and a page for each of them."""
 
+import hashlib
 import io
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,8 +171,9 @@ class _Pages:
         return await anyio.to_thread.run_sync(self._keep, name, content)
 
     def _keep(self, name: str, content: bytearray) -> Response:
-        folder = Path(tempfile.mkdtemp(dir=self._uploads)) / "dropped"  # another one each time: names of files repeat
-        folder.mkdir()
+        # names of files repeat; a file that is dropped again is the same as before
+        folder = self._uploads / hashlib.sha256(content).hexdigest()[:16] / "dropped"
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / re.sub(r"[^\w. ()+-]", "_", name)[-60:]
         path.write_bytes(content)
         added = self._gallery.add(path, name)

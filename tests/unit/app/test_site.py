@@ -43,7 +43,7 @@ class Served:
     def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
         """Status and text of an answer."""
         status, content, _ = self.fetch(path, body, **headers)
-        return status, content.decode()
+        return status, content.decode().replace("<wbr>", "")
 
     def fetch(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
         """Status, content and headers of an answer."""
@@ -98,17 +98,29 @@ def test_a_dropped_image_gets_the_verdict_of_the_model(
         assert (status, content[: len(start)]) == (200, start)
 
 
-def test_a_folder_is_sorted_by_score(served: Served, photographs: Path, inspector: ImageInspector) -> None:
-    """Its progress is told on the way; the second time nothing is listed twice."""
+def test_a_folder_is_sorted_by_score(
+    served: Served, gallery: Gallery, photographs: Path, inspector: ImageInspector
+) -> None:
+    """Its progress is told on the way; the second time nothing is listed twice, and addresses stay what they were."""
+    numbers = []
     for _ in range(2):
         status, text = served.ask("/folder", str(photographs / "coffee").encode(), **OWN)
         assert status == 200
         assert [json.loads(line) for line in text.splitlines()] == [{"done": i, "total": 12} for i in range(1, 13)]
+        numbers.append([entry.number for entry in gallery.entries()])
+    assert numbers[0] == numbers[1]
     page = served.ask("/")[1]
     assert "12 images, " in page
     distances = {path.name: inspector.inspect(path)["distance"] for path in (photographs / "coffee").iterdir()}
     expected = sorted(distances, key=lambda name: -distances[name])
     assert sorted(expected, key=lambda name: page.index(f">{name}</span>")) == expected
+
+
+def test_a_file_dropped_twice_is_listed_once(served: Served, gallery: Gallery, photographs: Path) -> None:
+    """But another file of its name is another one."""
+    for name, content in (("a.png", "00"), ("a.png", "00"), ("a.png", "01"), ("b.png", "00")):
+        assert _send(served, photographs / f"coffee/{content}.png", name)[0] == 200
+    assert sorted(entry.name for entry in gallery.entries()) == ["a.png", "a.png", "b.png"]
 
 
 def test_images_follow_each_other_by_score(served: Served, gallery: Gallery, photographs: Path) -> None:

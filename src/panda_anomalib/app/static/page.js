@@ -54,36 +54,33 @@ async function filesOf(entry) {
   }
 }
 
-const guarded = (action) => (...given) => action(...given).catch((error) => complain(`The server does not answer (${error.message}).`));
+const guarded = (action) => (event) => action(event).catch((error) => complain(`The server does not answer (${error.message}).`));
 const visible = (files) => [...files].filter((file) => !file.name.startsWith("."));
 
-const drop = byId("drop");
-if (drop) {
-  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
-    document.addEventListener(kind, (event) => {
-      event.preventDefault(); // else the browser leaves the page and shows the file itself
-      drop.classList.toggle("over", kind === "dragenter" || kind === "dragover");
-    });
-  }
-  document.addEventListener("drop", guarded(async (event) => {
-    const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
-    const entries = items.map((item) => item.webkitGetAsEntry()); // before the first pause: the items do not last
-    const files = [];
-    for (const entry of entries) files.push(...await filesOf(entry));
-    await sendFiles(visible(files));
-  }));
-  for (const id of ["files", "directory"]) {
-    byId(id).addEventListener("change", guarded((event) => sendFiles(visible(event.target.files))));
-  }
-  byId("folder")?.addEventListener("submit", guarded((event) => {
-    event.preventDefault();
-    return sortFolder(byId("path").value);
-  }));
-  byId("clear")?.addEventListener("click", guarded(async () => {
-    await post("/clear");
-    location.assign("/");
-  }));
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault(); // else the browser leaves the page and shows the file itself
+    document.body.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+  });
 }
+document.addEventListener("drop", guarded(async (event) => {
+  const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+  const entries = items.map((item) => item.webkitGetAsEntry()); // before the first pause: the items do not last
+  const files = [];
+  for (const entry of entries) files.push(...await filesOf(entry));
+  await sendFiles(visible(files));
+}));
+for (const id of ["files", "directory"]) {
+  byId(id)?.addEventListener("change", guarded((event) => sendFiles(visible(event.target.files))));
+}
+byId("folder")?.addEventListener("submit", guarded((event) => {
+  event.preventDefault();
+  return sortFolder(byId("path").value);
+}));
+byId("clear")?.addEventListener("click", guarded(async () => {
+  await post("/clear");
+  location.assign("/");
+}));
 
 document.addEventListener("keydown", (event) => {
   if (event.target.tagName === "INPUT" || event.ctrlKey || event.altKey || event.metaKey) return;
