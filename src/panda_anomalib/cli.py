@@ -147,6 +147,8 @@ def _require_model_and_data(command: str, options: list[str]) -> None:
 def _run_tool(name: str, *options: str) -> None:
     tool = importlib.import_module(f"panda_anomalib.tools.{name}")
     arguments = tool.make_parser().parse_args(options)
+    if hasattr(tool, "check"):  # refuses at once what would fail after the long import
+        tool.check(arguments)
     if getattr(tool, "USES_HOST", True):  # the doctor must answer where anomalib cannot be imported
         _configure_logging()
     if code := tool.run(arguments):

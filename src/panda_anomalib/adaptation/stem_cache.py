@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from panda_anomalib.adaptation.room import available_memory, reserve
+from panda_anomalib.adaptation.room import reserve
+from panda_anomalib.memory import available_memory
 from panda_anomalib.progress import track
 
 __all__ = ["CacheName", "StemOutputs"]

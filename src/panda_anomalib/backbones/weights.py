@@ -2,9 +2,6 @@
 
 import difflib
 import logging
-import os
-import socket
-import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 
 from panda_anomalib.backbones.packaged import PACKAGED, is_packaged, packaged_state_dict
 from panda_anomalib.backbones.weight_files import file_sha256, read_state_dict
+from panda_anomalib.network import is_reachable, is_told_offline
 
 __all__ = ["PACKAGED", "check_backbone", "load_weights", "packaged_state_dict"]
 
@@ -127,25 +125,11 @@ def _cached_file(cfg: Any) -> Path | None:
 
 
 def _hub_is_reachable(cfg: Any) -> bool:
-    """Whether a connection opens within a second; the hub's client would retry for most of a minute."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+    if constants.HF_HUB_OFFLINE or is_told_offline():
         return False
-    url = urlparse(constants.ENDPOINT if cfg.hf_hub_id else cfg.url)
-    reached = threading.Event()
-
-    def connect() -> None:  # in a thread: a name look-up has no time limit of its own
-        try:
-            socket.create_connection((url.hostname or "", url.port or 443), timeout=0.8).close()
-            reached.set()
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(timeout=0.8)
-    return reached.is_set()
+    return is_reachable(constants.ENDPOINT if cfg.hf_hub_id else cfg.url)
 
 
 def _fit(

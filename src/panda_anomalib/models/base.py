@@ -314,8 +314,20 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
 
     def _score(self, batch: Batch) -> STEP_OUTPUT:
         self._hazards.look(batch, dataset_in_use(self.trainer))
-        shown = getattr(self.visualizer, "num_neighbors", 0)
-        distances, neighbors = self.model.scorer.explain(self.embed_batch(batch), shown)
+        return self.score_batch(batch, getattr(self.visualizer, "num_neighbors", 0))
+
+    def score_batch(self, batch: Batch, num_neighbors: int) -> STEP_OUTPUT:
+        """Attach distances and nearest normal images to a batch in place; needs no trainer.
+
+        Args:
+            batch: Pre-processed images.
+            num_neighbors: Nearest normal images to attach, by scorers that have them.
+
+        Raises:
+            RuntimeError: If the model is not trained.
+            ValueError: If a distance is not finite.
+        """
+        distances, neighbors = self.model.scorer.explain(self.embed_batch(batch), num_neighbors)
         if not torch.isfinite(distances).all():
             names = [path for path, bad in zip(batch.image_path or [], ~torch.isfinite(distances), strict=False) if bad]
             raise ValueError(
