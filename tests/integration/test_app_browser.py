@@ -17,6 +17,7 @@ from panda_anomalib.scoring import ImageInspector
 
 pytestmark = pytest.mark.browser
 
+_ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]  # root has no sandbox, a container little shared memory
 PHONE = {"width": 390, "height": 844}
 
 
@@ -29,7 +30,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("no Chromium found; install it, or set PANDA_BROWSER")
     driver = pytest.importorskip("playwright.sync_api")
     with driver.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])  # root has no sandbox
+        browser = playwright.chromium.launch(executable_path=executable, args=_ARGUMENTS)
         yield browser
         browser.close()
 

@@ -29,6 +29,9 @@ def _panda_anomalib(*arguments: str, cwd: Path, python: tuple[str, ...] = ()) ->
         ([], 2),
         (["train", "--model", "Dn2"], 2),
         (["fisher", "--images", "photos"], 2),
+        (["doctor", "--help"], 0),
+        (["app", "--help"], 0),
+        (["app", "no_such_model"], 1),
     ],
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str], code: int, tmp_path: Path) -> None:

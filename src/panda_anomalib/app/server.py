@@ -74,11 +74,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise RuntimeError(
                 f"port must be free, got {port}, where another program listens; choose another."
             ) from None
-        raise RuntimeError(
-            f"host and port must be of this machine, got {host}:{port}: {error.strerror or error}."
-        ) from None
+        reason = getattr(error, "strerror", None) or error
+        raise RuntimeError(f"host and port must be of this machine, got {host}:{port}: {reason}.") from None

@@ -27,11 +27,16 @@ def all_checks(results: str | Path = "results") -> list[Check]:
         Check(
             "search",
             f"{host}.trials:check_search",
-            "searching a memory bank",
+            "importing scikit-learn and searching a memory bank",
             ("torch", "torchvision"),
             install_command("faiss-cpu", again=True),
         ),
-        Check("weights", f"{host}.weights:check_packaged", "reading the packaged weights", ("torch", "torchvision")),
+        Check(
+            "weights",
+            f"{host}.weights:check_packaged",
+            "importing timm and reading the packaged weights",
+            ("torch", "torchvision"),
+        ),
         Check("hub", f"{host}.weights:check_hub", "asking the hub", ("torch", "torchvision")),
         Check("runtimes", f"{host}.trials:check_runtimes", "trying the runtimes", ("torch", "torchvision")),
         Check(
