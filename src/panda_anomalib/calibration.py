@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from anomalib.data import Batch, InferenceBatch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from scipy.stats import beta
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["Calibration", "conformal_p_values", "conformal_threshold"]
+__all__ = ["Calibration", "conformal_p_values", "conformal_threshold", "fewest_images", "rate_to_expect"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,10 +31,37 @@ def conformal_threshold(distances: Tensor, false_positive_rate: float) -> Tensor
 
     Shapes: distances ``(M,)``, result 0-d.
     """
-    count = len(distances)
+    return distances.sort().values[_rank(len(distances), false_positive_rate) - 1]
+
+
+def _rank(count: int, false_positive_rate: float) -> int:
     # round: (M + 1)(1 - rate) is a whole number more often than floats say
     rank = math.ceil(round((count + 1) * (1 - false_positive_rate), 9))
-    return distances.sort().values[min(max(rank, 1), count) - 1]
+    return min(max(rank, 1), count)
+
+
+def _checked(false_positive_rate: float) -> float:
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate must be between 0 and 1, got {false_positive_rate}; 0.05 is usual.")
+    return false_positive_rate
+
+
+def fewest_images(false_positive_rate: float) -> int:
+    """Fewest normal images whose threshold keeps this rate: with M images the smallest p-value is 1 / (M + 1)."""
+    return math.ceil(round(1 / false_positive_rate, 9)) - 1
+
+
+def rate_to_expect(count: int, false_positive_rate: float) -> tuple[float, float, float]:
+    """Share of new normal images above the threshold of ``count`` normal images: its mean, and 90 % of what is drawn.
+
+    For exchangeable images the share above the r-th smallest of M distances has the distribution Beta(M + 1 - r, r).
+
+    Returns:
+        Mean, 5 % quantile and 95 % quantile.
+    """
+    rank = _rank(count, false_positive_rate)
+    share = beta(count + 1 - rank, rank)
+    return float(share.mean()), float(share.ppf(0.05)), float(share.ppf(0.95))
 
 
 def conformal_p_values(distances: Tensor, calibration: Tensor) -> Tensor:
@@ -68,9 +96,7 @@ class Calibration(nn.Module, Callback):
 
     def __init__(self, false_positive_rate: float = 0.05, *, logits: bool = False) -> None:
         super().__init__()
-        if not 0 < false_positive_rate < 1:
-            raise ValueError(f"false_positive_rate must be between 0 and 1, got {false_positive_rate}; 0.05 is usual.")
-        self.false_positive_rate = false_positive_rate
+        self.false_positive_rate = _checked(false_positive_rate)
         self.logits = logits
         self.register_buffer("threshold", torch.tensor(torch.nan))
         self.register_buffer("distances", torch.empty(0))
@@ -97,15 +123,24 @@ class Calibration(nn.Module, Callback):
             )
             threshold = threshold.new_tensor(torch.finfo(torch.float32).tiny)
         self.threshold = threshold
-        if (count := self.num_calibration) + 1 < 1 / self.false_positive_rate:
+        if (count := self.num_calibration) < (fewest := fewest_images(self.false_positive_rate)):
             logger.warning(
                 "false_positive_rate=%s needs at least %d normal images, got %d: the threshold is their largest "
                 "distance, good for a rate of about %.3f.",
                 self.false_positive_rate,
-                math.ceil(1 / self.false_positive_rate) - 1,
+                fewest,
                 count,
                 1 / (count + 1),
             )
+
+    def move_threshold(self, false_positive_rate: float) -> None:
+        """Set the threshold anew, for another rate, from the distances that are kept.
+
+        Raises:
+            ValueError: If the rate is not between 0 and 1, or ``fit`` was not called.
+        """
+        self.false_positive_rate = _checked(false_positive_rate)
+        self.fit(self.distances)
 
     @override
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:
