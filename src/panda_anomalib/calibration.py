@@ -17,7 +17,7 @@ from scipy.stats import beta
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["Calibration", "conformal_p_values", "conformal_threshold", "realised_rates"]
+__all__ = ["Calibration", "conformal_p_values", "conformal_threshold", "fewest_images", "realised_rates"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,17 @@ def _rank(count: int, false_positive_rate: float) -> int:
     return min(max(rank, 1), count)
 
 
+def _checked(false_positive_rate: float) -> float:
+    if not 0 < false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate must be between 0 and 1, got {false_positive_rate}; 0.05 is usual.")
+    return false_positive_rate
+
+
+def fewest_images(false_positive_rate: float) -> int:
+    """Fewest normal images whose threshold keeps this rate: with M images the smallest p-value is 1 / (M + 1)."""
+    return math.ceil(round(1 / false_positive_rate, 9)) - 1
+
+
 def conformal_p_values(distances: Tensor, calibration: Tensor) -> Tensor:
     """Share of normal images at least as distant, ``(1 + #{calibration >= d}) / (M + 1)``, in (0, 1].
 
@@ -86,9 +97,7 @@ class Calibration(nn.Module, Callback):
 
     def __init__(self, false_positive_rate: float = 0.05, *, logits: bool = False) -> None:
         super().__init__()
-        if not 0 < false_positive_rate < 1:
-            raise ValueError(f"false_positive_rate must be between 0 and 1, got {false_positive_rate}; 0.05 is usual.")
-        self.false_positive_rate = false_positive_rate
+        self.false_positive_rate = _checked(false_positive_rate)
         self.logits = logits
         self.register_buffer("threshold", torch.tensor(torch.nan))
         self.register_buffer("distances", torch.empty(0))
@@ -115,15 +124,24 @@ class Calibration(nn.Module, Callback):
             )
             threshold = threshold.new_tensor(torch.finfo(torch.float32).tiny)
         self.threshold = threshold
-        if (count := self.num_calibration) + 1 < 1 / self.false_positive_rate:
+        if (count := self.num_calibration) < (fewest := fewest_images(self.false_positive_rate)):
             logger.warning(
                 "false_positive_rate=%s needs at least %d normal images, got %d: the threshold is their largest "
                 "distance, good for a rate of about %.3f.",
                 self.false_positive_rate,
-                math.ceil(1 / self.false_positive_rate) - 1,
+                fewest,
                 count,
                 1 / (count + 1),
             )
+
+    def move_threshold(self, false_positive_rate: float) -> None:
+        """Set the threshold anew, for another rate, from the distances that are kept.
+
+        Raises:
+            ValueError: If the rate is not between 0 and 1, or ``fit`` was not called.
+        """
+        self.false_positive_rate = _checked(false_positive_rate)
+        self.fit(self.distances)
 
     @override
     def forward(self, predictions: InferenceBatch) -> InferenceBatch:

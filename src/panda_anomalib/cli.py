@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from panda_anomalib import __version__
 from panda_anomalib.commands import EVALUATING, FITTING, PROGRAM, SUBCOMMANDS, TOOLS, did_you_mean
+from panda_anomalib.quiet import LIGHTNING_LOGGERS
 
 if TYPE_CHECKING:
     from panda_anomalib.host_cli import PandaCLI
@@ -45,8 +46,6 @@ _HARMLESS = (
     r"To use any logger install it using `anomalib install -v`",  # none is needed: the run folder has the metrics
     r".*\[litlogger\]\(https://pypi\.org/project/litlogger/\)",  # an advertisement
 )
-_LIGHTNING_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "pytorch_lightning")
-
 _CHATTY_LOGGERS = ("onnx_ir", "onnxscript")  # hundreds of lines about the names of constants in an export
 
 logger = logging.getLogger(__name__)
@@ -204,7 +203,7 @@ def _configure_logging() -> None:
         handler = RichHandler(console=Console(stderr=True), show_path=False)
         handler.addFilter(_is_worth_showing)
         root.addHandler(handler)
-    for name in _LIGHTNING_LOGGERS:  # each may bring a handler of its own
+    for name in LIGHTNING_LOGGERS:  # each may bring a handler of its own
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     for name in _CHATTY_LOGGERS:

@@ -1,9 +1,11 @@
 """Names of the program and its subcommands; imports nothing heavy, see `panda_anomalib.cli`."""
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
-__all__ = ["EVALUATING", "FITTING", "PROGRAM", "SUBCOMMANDS", "TOOLS", "did_you_mean"]
+__all__ = ["EVALUATING", "FITTING", "PROGRAM", "SUBCOMMANDS", "TOOLS", "did_you_mean", "nearest_path"]
 
 PROGRAM = "panda-anomalib"
 SUBCOMMANDS = {
@@ -18,6 +20,7 @@ SUBCOMMANDS = {
     "install": "Install the optional dependencies of anomalib.",
 }
 TOOLS: dict[str, str] = {
+    "detect": "Fit on a folder of normal images and score the images of another, in one command.",
     "bank": "Add images to the normal images of a trained model, remove, list or check them, without training again.",
     "app": "Look at a trained model in the browser: drop images, sort a folder by score.",
     "doctor": "Find out what is wrong with this installation, and how to mend it.",
@@ -31,3 +34,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """End of an error message: the nearest known word, if one is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def nearest_path(path: Path) -> str:
+    """End of an error message about a path that does not exist: one that does, if there is one of nearly that name."""
+    for parent in path.parents:
+        if os.access(parent, os.R_OK):
+            missing, *rest = path.relative_to(parent).parts
+            near = difflib.get_close_matches(missing, [entry.name for entry in parent.iterdir()], n=1)
+            found = parent.joinpath(*near, *rest)
+            return f"; did you mean '{found}'?" if near and found.exists() else "; check it."
+    return "; check it."

@@ -30,16 +30,19 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 from typing_extensions import override
 
+from panda_anomalib.commands import nearest_path
+
 __all__ = ["Engine", "existing_checkpoint", "newest_checkpoint"]
 
 _PREDICT_BATCH_SIZE = 32
 
 
-def existing_checkpoint(ckpt_path: str | Path | None) -> Path | None:
+def existing_checkpoint(ckpt_path: str | os.PathLike[str] | None, argument: str = "ckpt_path") -> Path | None:
     """Absolute path of a checkpoint file that is there and whole, or None when none is given.
 
     Args:
         ckpt_path: Path to a Lightning checkpoint.
+        argument: What the errors call it.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -49,13 +52,22 @@ def existing_checkpoint(ckpt_path: str | Path | None) -> Path | None:
         return None
     path = Path(ckpt_path).resolve()
     if not path.is_file():
-        raise FileNotFoundError(f"ckpt_path must be an existing file, got {str(ckpt_path)!r}; check the path.")
+        raise FileNotFoundError(
+            f"{argument} must be an existing file, got '{ckpt_path}'{_better_path(Path(ckpt_path))}"
+        )
     if not zipfile.is_zipfile(path):  # what torch.save writes; the directory stands at the end, so a cut file fails
         raise ValueError(
-            f"ckpt_path must be a Lightning checkpoint (.ckpt), got {str(ckpt_path)!r}, which is damaged or another "
+            f"{argument} must be a Lightning checkpoint (.ckpt), got '{ckpt_path}', which is damaged or another "
             f"kind of file; train again or take another copy."
         )
     return path
+
+
+def _better_path(path: Path) -> str:
+    if not path.is_dir():
+        return nearest_path(path)
+    found = sorted(path.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    return f", which is a folder; did you mean '{found[-1]}'?" if found else ", which is a folder; check the path."
 
 
 def newest_checkpoint(root: str | Path, model: AnomalibModule, datamodule: AnomalibDataModule | None) -> Path | None:
@@ -210,11 +222,16 @@ class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is
         data_path: str | Path | Sequence[str | Path] | None = None,
     ) -> _PREDICT_OUTPUT | None:
         """Predict, in the run folder of the checkpoint; ``data_path`` (images or folders) is read truthfully."""
-        self._checkpoint = existing_checkpoint(ckpt_path)
+        checkpoint = existing_checkpoint(ckpt_path)
+        self._checkpoint = checkpoint or self._checkpoint
         if data_path is not None:
             given = [] if dataloaders is None else dataloaders if isinstance(dataloaders, list) else [dataloaders]
             dataloaders = [*given, _predict_loader(data_path, model or self.model)]
-        return super().predict(model, dataloaders, datamodule, dataset, return_predictions, self._checkpoint)
+        return super().predict(model, dataloaders, datamodule, dataset, return_predictions, checkpoint)
+
+    def stay_with(self, checkpoint: Path) -> None:
+        """Predict in the run folder of a checkpoint whose model has been loaded already."""
+        self._checkpoint = checkpoint
 
     @override
     def export(

@@ -136,7 +136,7 @@ class PredictionTable:
             "path": list(batch.image_path),
             "label": _labels(batch.gt_label, size),
             "distance": _floats(batch.distance, size),
-            "score": _floats(batch.pred_score, size),
+            "score": _floats(batch.pred_score if batch.pred_label is not None else None, size),
             "p_value": _floats(getattr(batch, "p_value", None), size),
             "predicted_label": _labels(batch.pred_label, size),
         }
@@ -252,8 +252,9 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         table = self._write_table(trainer)
         if table is not None:
-            flagged = int(table["predicted_label"].sum())
-            line = f"{len(table)} images, {flagged} flagged as anomalous. Everything is in {stage_folder(trainer)}"
+            judged = table["predicted_label"].notna().any()
+            flagged = f"{int(table['predicted_label'].sum())} flagged as anomalous" if judged else "without threshold"
+            line = f"{len(table)} images, {flagged}. Everything is in {stage_folder(trainer)}"
             Console(soft_wrap=True, highlight=False).print(line, markup=False)
 
     @override
@@ -265,7 +266,9 @@ class PredictionWriter(Callback):
         name = "predictions.partial" + (f".{trainer.global_rank}" if trainer.world_size > 1 else "") + ".csv"
         rows = table.frame(gather=False)
         try:
-            write_atomically(stage_folder(trainer) / name, lambda path: rows.to_csv(path, index=False))
+            path = stage_folder(trainer) / name
+            write_atomically(path, lambda path: rows.to_csv(path, index=False))
+            logger.info("The %d predictions made so far are in %s", len(rows), path)
         except OSError as reason:  # the exception that ended the run is the one to show
             logger.warning("Could not save the %d predictions made so far: %s", len(table), reason)
 

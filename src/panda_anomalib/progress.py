@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
+import rich
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,7 +20,7 @@ T = TypeVar("T")
 _WORTH_A_LINE = 10.0  # seconds
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], description: str, total: int | None = None, *, after: float = 0.0) -> Iterator[T]:
     """Hand on ``items`` and show how far they are, never on standard output.
 
     A bar on standard error when that is a terminal (description, bar, done and total, time left). Otherwise a log line
@@ -29,6 +30,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         items: What is worked through.
         description: What is done, as the user would say it.
         total: Number of items; by default that of ``items``, where it has one.
+        after: Seconds for which nothing is shown: for passes that are mostly short.
 
     Yields:
         The items.
@@ -38,18 +40,36 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     if os.environ.get("LOCAL_RANK", "0") != "0":  # set by Lightning and torchrun alike
         yield from items
     elif sys.stderr.isatty():
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            yield from progress.track(items, total=total, description=description)
+        yield from _drawn(items, description, total, after)
     else:
-        yield from _logged(items, description, total)
+        yield from _logged(items, description, total, after)
 
 
-def _logged(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
-    logger.info("%s: %s.", description, "started" if total is None else f"0 of {total}")
+def _drawn(items: Iterable[T], description: str, total: int | None, after: float) -> Iterator[T]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    # The command line draws everything on one console: a bar inside another, log lines above both.
+    shared = rich.get_console()
+    progress = Progress(*columns, console=shared if shared.stderr else Console(stderr=True))
+    task = progress.add_task(description, total=total)
     start = time.monotonic()
-    done = 0
-    for done, item in enumerate(items, start=1):  # noqa: B007 - the count is wanted after the loop
+    try:
+        for item in items:
+            if not progress.live.is_started and time.monotonic() - start >= after:
+                progress.start()
+            yield item
+            progress.advance(task)
+    finally:
+        progress.stop()
+
+
+def _logged(items: Iterable[T], description: str, total: int | None, after: float) -> Iterator[T]:
+    start = time.monotonic()
+    done, said = 0, False
+    for item in items:
+        if not said and time.monotonic() - start >= after:
+            said = True
+            logger.info("%s: %s.", description, "started" if total is None else f"{done} of {total}")
         yield item
+        done += 1
     if (seconds := time.monotonic() - start) > _WORTH_A_LINE:
         logger.info("%s: %d done in %.0f s.", description, done, seconds)

@@ -8,7 +8,13 @@ import reference
 import torch
 from anomalib.data import InferenceBatch
 
-from panda_anomalib.calibration import Calibration, conformal_p_values, conformal_threshold
+from panda_anomalib.calibration import (
+    Calibration,
+    conformal_p_values,
+    conformal_threshold,
+    fewest_images,
+    rate_to_expect,
+)
 from panda_anomalib.scorers import KMeansScorer, KNNScorer, Scorer, WhiteningScorer
 
 
@@ -116,3 +122,35 @@ def test_distances_not_accepted(distances: torch.Tensor) -> None:
     """None, or not finite."""
     with pytest.raises(ValueError, match="distances must be finite and at least one"):
         Calibration().fit(distances)
+
+
+@pytest.mark.parametrize(("rate", "fewest"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.3, 3), (1 / 3, 2), (0.5, 1)])
+def test_fewest_images_are_just_enough_for_a_p_value_at_the_rate(rate: float, fewest: int) -> None:
+    """With one image fewer the smallest p-value, 1 / (M + 1), lies above the rate."""
+    assert fewest_images(rate) == fewest
+    assert 1 / (fewest + 1) <= rate + 1e-12
+    assert 1 / fewest > rate
+
+
+@pytest.mark.parametrize(("count", "rate"), [(5, 0.05), (19, 0.05), (100, 0.1)])
+def test_rate_to_expect_is_what_happens(count: int, rate: float, rng: np.random.Generator) -> None:
+    """The share above the threshold of uniform distances is one minus the threshold: 20 000 draws of it."""
+    drawn = torch.from_numpy(rng.random((20_000, count)).astype(np.float32))
+    shares = 1 - np.array([conformal_threshold(row, rate).item() for row in drawn])
+    expected = [shares.mean(), *np.quantile(shares, [0.05, 0.95])]
+    np.testing.assert_allclose(rate_to_expect(count, rate), expected, atol=4e-3)
+    assert rate_to_expect(count, rate)[0] <= max(rate, 1 / (count + 1)) + 1e-12
+
+
+def test_threshold_moves_to_another_rate() -> None:
+    """As if it had been fitted with that rate; other rates are refused and change nothing."""
+    distances = torch.arange(1.0, 101.0)
+    calibration, other = Calibration(0.05), Calibration(0.2)
+    calibration.fit(distances)
+    other.fit(distances)
+    calibration.move_threshold(0.2)
+    assert calibration.threshold == other.threshold
+    assert calibration.false_positive_rate == 0.2
+    with pytest.raises(ValueError, match="false_positive_rate must be between 0 and 1, got 5"):
+        calibration.move_threshold(5)
+    assert calibration.false_positive_rate == 0.2

@@ -15,7 +15,7 @@ from panda_anomalib.backbones import Backbone
 from panda_anomalib.bank.editing import refit
 from panda_anomalib.bank.kept import KeptImages
 from panda_anomalib.bank.store import StoredModel, read_model
-from panda_anomalib.calibration import Calibration, realised_rates
+from panda_anomalib.calibration import Calibration, fewest_images, realised_rates
 from panda_anomalib.engine import existing_checkpoint
 from panda_anomalib.models.bank_record import file_digests
 from panda_anomalib.progress import track
@@ -150,7 +150,7 @@ def _without_embeddings(stored: StoredModel) -> Iterator[Finding]:
         f"on average, and between {low:.3g} and {high:.3g} for nine of ten banks of this size."
     )
     if mean > asked:
-        text += f" {asked:g} needs at least {round(1 / asked) - 1} images."
+        text += f" {asked:g} needs at least {fewest_images(asked)} images."
     yield Finding("threshold", "note" if mean > asked else "ok", text)
 
 

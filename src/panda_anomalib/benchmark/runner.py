@@ -4,8 +4,6 @@ import itertools
 import logging
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from panda_anomalib.benchmark.jobs import BenchmarkJob, BenchmarkJobGenerator
+from panda_anomalib.quiet import host_warnings_only
 
 __all__ = ["Benchmark", "BenchmarkRunner"]
 
@@ -60,7 +59,7 @@ class BenchmarkRunner(Runner):  # type: ignore[misc, unused-ignore] # anomalib i
             logger.info("Job %d of %d: %s", number, len(jobs), job.description)
             start = time.perf_counter()
             try:
-                with _lightning_warnings_only():
+                with host_warnings_only():
                     row = job.run()
             except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs go on and the row tells it
                 row = self._failed(job, error, time.perf_counter() - start)
@@ -168,20 +167,6 @@ def _write(table: pd.DataFrame, path: Path) -> None:
     unfinished = path.with_suffix(".part")
     table.to_csv(unfinished, index=False)
     unfinished.replace(path)
-
-
-@contextmanager
-def _lightning_warnings_only() -> Iterator[None]:
-    """Leave out what Lightning tells of devices at each job."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [log.level for log in loggers]
-    for log in loggers:
-        log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)
 
 
 def _print(table: pd.DataFrame) -> None:

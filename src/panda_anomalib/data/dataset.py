@@ -11,10 +11,12 @@ from pandas import DataFrame
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import Transform
 
-from panda_anomalib.data.files import IMAGE_EXTENSIONS, find_images, is_image
+from panda_anomalib.data.files import collect_images
 from panda_anomalib.data.reading import read_image
 
-__all__ = ["ImageDataset", "PredictImages", "make_loader"]
+__all__ = ["ImageDataset", "PredictImages", "automatic_workers", "make_loader"]
+
+_WORKERS_PAY_FROM = 64  # images; below, starting worker processes costs more than they read
 
 
 class ImageDataset(AnomalibDataset):
@@ -81,20 +83,7 @@ class PredictImages(Dataset[ImageItem]):
         name: str | None = None,
     ) -> None:
         sources = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(source) for source in path]
-        found: set[Path] = set()
-        for source in sources:
-            if source.is_dir():
-                found.update(find_images(source))
-            elif not source.exists():
-                raise FileNotFoundError(f"path must be an existing image or folder, got '{source}'; check it.")
-            elif is_image(source):
-                found.add(source)
-            else:
-                raise ValueError(f"path must name images ({' '.join(IMAGE_EXTENSIONS)}), got '{source}'; convert it.")
-        if not found:
-            places = ", ".join(f"'{source}'" for source in sources) or "an empty list"
-            raise ValueError(f"path must hold images ({' '.join(IMAGE_EXTENSIONS)}), got none in {places}; add some.")
-        self.paths = sorted(found)
+        self.paths = collect_images(sources)
         self.augmentations = augmentations
         self.name = name or (sources[0].resolve().stem if len(sources) == 1 else "images")
         self.category = ""
@@ -115,6 +104,11 @@ class PredictImages(Dataset[ImageItem]):
     def collate_fn(self) -> Callable[..., Any]:
         """Collates items into an `ImageBatch`."""
         return ImageBatch.collate
+
+
+def automatic_workers(num_images: int) -> int:
+    """Worker processes that read images fastest: up to 4, and none for a few images."""
+    return 0 if num_images < _WORKERS_PAY_FROM else min(4, os.cpu_count() or 1)
 
 
 def make_loader(

@@ -13,16 +13,13 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Transform
 from typing_extensions import override
 
-from panda_anomalib.data.dataset import ImageDataset, make_loader
-from panda_anomalib.data.reading import verify_images
+from panda_anomalib.data.dataset import ImageDataset, automatic_workers, make_loader
+from panda_anomalib.data.reading import CorruptName, check_on_corrupt, judge_damage, verify_images
 from panda_anomalib.data.splits import split_one_class
 
 __all__ = ["OneClassFolder"]
 
 logger = logging.getLogger(__name__)
-
-_NAMED_IN_ERRORS = 5
-_WORKERS_PAY_FROM = 64  # images; below, starting worker processes costs more than they read
 
 
 class OneClassFolder(AnomalibDataModule):
@@ -72,7 +69,7 @@ class OneClassFolder(AnomalibDataModule):
         test_split_ratio: float = 0.2,
         seed: int = 0,
         name: str | None = None,
-        on_corrupt: Literal["error", "skip"] = "error",
+        on_corrupt: CorruptName = "error",
         train_batch_size: int = 32,
         eval_batch_size: int = 32,
         num_workers: int | None = None,
@@ -89,8 +86,7 @@ class OneClassFolder(AnomalibDataModule):
         for key, ratio in (("test_split_ratio", test_split_ratio), ("val_split_ratio", val_split_ratio)):
             if not 0 < ratio < 1:
                 raise ValueError(f"{key} must be between 0 and 1 (exclusive), got {ratio}; a fifth is 0.2.")
-        if on_corrupt not in {"error", "skip"}:
-            raise ValueError(f"on_corrupt must be 'error' or 'skip', got {on_corrupt!r}; 'error' names the files.")
+        check_on_corrupt(on_corrupt)
         if classes is not None and normal_class not in classes:
             raise ValueError(f"normal_class must be one of classes {classes}, got {normal_class!r}; add it to them.")
         super().__init__(
@@ -159,15 +155,7 @@ class OneClassFolder(AnomalibDataModule):
         self._damage.update(dict.fromkeys(new))
         self._damage.update(verify_images(new))
         damaged = {path: reason for path in paths if (reason := self._damage[path]) is not None}
-        if damaged:
-            named = "; ".join(f"'{path}': {reason}" for path, reason in list(damaged.items())[:_NAMED_IN_ERRORS])
-            more = f"; and {len(damaged) - _NAMED_IN_ERRORS} more" if len(damaged) > _NAMED_IN_ERRORS else ""
-            if self.on_corrupt == "error":
-                raise ValueError(
-                    f"images must be readable, got {len(damaged)} of {len(paths)} that are not ({named}{more}); "
-                    "repair or remove them, or set on_corrupt to 'skip'.",
-                )
-            logger.warning("Left out %d of %d images that cannot be read: %s%s", len(damaged), len(paths), named, more)
+        judge_damage(damaged, len(paths), self.on_corrupt)
         return set(damaged)
 
     @override
@@ -194,11 +182,10 @@ class OneClassFolder(AnomalibDataModule):
         return self._loader(self.test_data, self.eval_batch_size)
 
     def _loader(self, dataset: AnomalibDataset, batch_size: int, *, shuffle: bool = False) -> DataLoader[Any]:
-        few = self._auto_workers and len(dataset) < _WORKERS_PAY_FROM
         return make_loader(
             dataset,
             batch_size,
             shuffle=shuffle,
-            num_workers=0 if few else self.num_workers,
+            num_workers=automatic_workers(len(dataset)) if self._auto_workers else self.num_workers,
             collate_fn=self.external_collate_fn,
         )

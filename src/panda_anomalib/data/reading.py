@@ -4,13 +4,15 @@ anomalib 2.7 reads with ``Image.open(path).convert("RGB")``, which turns 16-bit 
 black, ignores the orientation a camera stored in EXIF, and shows the hidden colours of transparent pixels.
 """
 
+import logging
 import os
 import struct
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, get_args
 
 import imagecodecs
 import numpy as np
@@ -23,7 +25,11 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from panda_anomalib.data.deep_pixels import decode_deep_tiff, is_deep_tiff, to_unit_range, turn_upright
 
-__all__ = ["describe_hazard", "read_image", "verify_images"]
+__all__ = ["CorruptName", "check_on_corrupt", "describe_hazard", "judge_damage", "read_image", "verify_images"]
+
+logger = logging.getLogger(__name__)
+
+CorruptName = Literal["error", "skip"]
 
 # What Pillow's plugins, tifffile and imagecodecs raise on damaged files.
 _DECODE_ERRORS = (
@@ -40,6 +46,7 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
     tifffile.TiffFileError,  # a ValueError only in newer releases than Python 3.10 has
 )
+_NAMED = 5  # files in a message
 _SHOW_PROGRESS_AFTER_S = 1.0
 _TIFF_SUFFIXES = {".tif", ".tiff"}
 
@@ -123,6 +130,39 @@ def verify_images(
         finally:
             progress.stop()
     return reasons
+
+
+def judge_damage(damage: Mapping[Path, str], count: int, on_corrupt: CorruptName) -> None:
+    """Refuse unreadable images, or say that they are left out.
+
+    Args:
+        damage: Cause by path, as ``verify_images`` returns it.
+        count: How many images were looked at.
+        on_corrupt: "error" or "skip".
+
+    Raises:
+        ValueError: If there are any, and ``on_corrupt`` is "error".
+    """
+    if not damage:
+        return
+    named = "; ".join(f"'{path}': {reason}" for path, reason in list(damage.items())[:_NAMED])
+    more = f"; and {len(damage) - _NAMED} more" if len(damage) > _NAMED else ""
+    if on_corrupt == "error":
+        raise ValueError(
+            f"images must be readable, got {len(damage)} of {count} that are not ({named}{more}); "
+            "repair or remove them, or set on_corrupt to 'skip'."
+        )
+    logger.warning("Left out %d of %d images that cannot be read: %s%s", len(damage), count, named, more)
+
+
+def check_on_corrupt(value: str) -> None:
+    """Refuse a value that ``judge_damage`` does not know.
+
+    Raises:
+        ValueError: If it is neither "error" nor "skip".
+    """
+    if value not in get_args(CorruptName):
+        raise ValueError(f"on_corrupt must be 'error' or 'skip', got {value!r}; 'error' names the files.")
 
 
 def _find_damage(path: Path) -> str | None:

@@ -260,7 +260,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         Raises:
             ValueError: If the images are too few for the scorer, or their embeddings are not finite.
         """
-        self.model.scorer.fit(embeddings)
+        self.model.scorer.fit(embeddings, calibrate=isinstance(self.post_processor, Calibration))
         self.training_paths = [os.path.abspath(path) if path else "" for path in paths]  # noqa: PTH100 - keeps links
         self.provenance = self.model.backbone.provenance or self.provenance
         kept = self.hparams["keep_embeddings"] and self.model.scorer.fitted_embeddings() is None

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 else:
     _Host = object  # the model brings AnomalibModule itself; see DetectorMixin
 
-__all__ = ["CheckpointMixin"]
+__all__ = ["CHECKPOINT_KEY", "CheckpointMixin"]
 
 logger = logging.getLogger(__name__)
 
-_KEY = "panda_anomalib"
+CHECKPOINT_KEY = "panda_anomalib"
 
 
 class CheckpointMixin(_Host):
@@ -32,7 +32,7 @@ class CheckpointMixin(_Host):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"].pop("_ddp_anchor", None)
-        checkpoint[_KEY] = {
+        checkpoint[CHECKPOINT_KEY] = {
             "model": self.name,
             "training_paths": self.training_paths,
             "provenance": self.provenance,
@@ -46,7 +46,7 @@ class CheckpointMixin(_Host):
         Raises:
             ValueError: If another class of model wrote the checkpoint.
         """
-        ours = checkpoint.get(_KEY)
+        ours = checkpoint.get(CHECKPOINT_KEY)
         if ours is None or ours["model"] != self.name:
             written_by = ours["model"] if ours else "a model that is not of panda_anomalib"
             raise ValueError(f"checkpoint must be of a {self.name}, got one of {written_by}; use that model's class.")

@@ -32,6 +32,8 @@ class Dn2(DetectorMixin, AnomalibModule):
         >>> engine.fit(Dn2(), datamodule=data)  # doctest: +SKIP
     """
 
+    training_description = "Embeddings of normal images"
+    """What the pass over the training images is for, as a progress bar says it."""
     _store: EmbeddingStore
 
     @property

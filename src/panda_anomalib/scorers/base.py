@@ -40,13 +40,18 @@ class Scorer(nn.Module, ABC):
         """Fit on embeddings ``(N, D)`` of normal images and compute their calibration distances.
 
         Args:
-            embeddings: At least two rows.
+            embeddings: At least two rows; without calibration one may do.
             calibrate: False leaves the calibration distances NaN: studies that need no threshold save up to ten fits.
 
         Raises:
             ValueError: If there are fewer than two rows, too few for the settings, or values that are not finite.
         """
         embeddings = embeddings.detach().float()
+        if calibrate and len(embeddings) < 2:
+            raise ValueError(
+                f"embeddings must be of at least 2 normal images, got {len(embeddings)}; a threshold needs images "
+                "that can be compared with each other: add normal images."
+            )
         self._check(embeddings)
         self._fit(embeddings)
         self.calibration = self._calibrate(embeddings) if calibrate else embeddings.new_full((1,), torch.nan)
@@ -105,11 +110,8 @@ class Scorer(nn.Module, ABC):
         return copy.deepcopy(self)
 
     def _check(self, embeddings: Tensor) -> None:
-        if embeddings.ndim != 2 or len(embeddings) < 2:
-            raise ValueError(
-                f"embeddings must be of at least 2 normal images, got {len(embeddings)}; a threshold needs images "
-                "that can be compared with each other: add normal images."
-            )
+        if embeddings.ndim != 2 or len(embeddings) == 0:
+            raise ValueError(f"embeddings must be (N, D) of normal images, got {tuple(embeddings.shape)}; add images.")
         if bad := int((~torch.isfinite(embeddings)).any(dim=1).sum()):
             raise ValueError(
                 f"embeddings must be finite, got NaN or infinity in {bad} of {len(embeddings)}; "

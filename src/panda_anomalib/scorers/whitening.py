@@ -67,6 +67,8 @@ class WhiteningScorer(Scorer):
     def _check(self, embeddings: Tensor) -> None:
         super()._check(embeddings)
         count, dim = embeddings.shape
+        if count < 2:
+            raise ValueError("whitening needs at least 2 normal images, got 1; take the scorer knn, or add images.")
         if self.n_components is None and self.shrinkage == 0 and count <= dim:
             raise ValueError(
                 f"shrinkage must be above 0 for all components of {count} normal images of {dim} dimensions, got 0; "
