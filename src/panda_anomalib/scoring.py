@@ -7,17 +7,16 @@ from typing import Any
 import torch
 from anomalib.data import ImageBatch, ImageItem
 
-from panda_anomalib import models
 from panda_anomalib.backbones import ImagePreProcessor, RuntimeName
 from panda_anomalib.backbones.runtimes import choose_runtime
 from panda_anomalib.calibration import Calibration
 from panda_anomalib.data.files import IMAGE_EXTENSIONS, is_image
 from panda_anomalib.data.reading import read_image
 from panda_anomalib.engine import existing_checkpoint
-from panda_anomalib.models.base import DetectorMixin
+from panda_anomalib.models.loading import load_model
 from panda_anomalib.predictions import PredictionTable
 
-__all__ = ["ImageInspector", "find_checkpoint", "load_model"]
+__all__ = ["ImageInspector", "find_checkpoint"]
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -39,23 +38,6 @@ def find_checkpoint(path: str | Path) -> Path:
     return checkpoint
 
 
-def load_model(checkpoint: str | Path) -> DetectorMixin:
-    """Model of a checkpoint, of whichever of our classes wrote it.
-
-    Raises:
-        ValueError: If none of them did.
-    """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    name = (content.get("panda_anomalib") or {}).get("model")
-    if name not in models.__all__:
-        raise ValueError(
-            f"model must be one of {', '.join(models.__all__)}, got a checkpoint of {name or 'another package'} "
-            f"at '{checkpoint}'; give one that panda-anomalib has trained."
-        )
-    model: DetectorMixin = getattr(models, name).load_from_checkpoint(checkpoint, map_location="cpu")
-    return model.eval()
-
-
 class ImageInspector:
     """Scores image files with a model that is loaded once. Several threads may share it.
 
@@ -71,7 +53,7 @@ class ImageInspector:
 
     def __init__(self, checkpoint: str | Path, *, num_neighbors: int = 5, runtime: RuntimeName = "auto") -> None:
         self.checkpoint = find_checkpoint(checkpoint)
-        self.model = load_model(self.checkpoint)
+        self.model = load_model(self.checkpoint).eval()
         for part, kind in ((self.model.pre_processor, ImagePreProcessor), (self.model.post_processor, Calibration)):
             if not isinstance(part, kind):
                 raise ValueError(

@@ -13,7 +13,7 @@ from panda_anomalib.calibration import (
     conformal_p_values,
     conformal_threshold,
     fewest_images,
-    rate_to_expect,
+    realised_rates,
 )
 from panda_anomalib.scorers import KMeansScorer, KNNScorer, Scorer, WhiteningScorer
 
@@ -133,13 +133,13 @@ def test_fewest_images_are_just_enough_for_a_p_value_at_the_rate(rate: float, fe
 
 
 @pytest.mark.parametrize(("count", "rate"), [(5, 0.05), (19, 0.05), (100, 0.1)])
-def test_rate_to_expect_is_what_happens(count: int, rate: float, rng: np.random.Generator) -> None:
+def test_realised_rates_is_what_happens(count: int, rate: float, rng: np.random.Generator) -> None:
     """The share above the threshold of uniform distances is one minus the threshold: 20 000 draws of it."""
     drawn = torch.from_numpy(rng.random((20_000, count)).astype(np.float32))
     shares = 1 - np.array([conformal_threshold(row, rate).item() for row in drawn])
     expected = [shares.mean(), *np.quantile(shares, [0.05, 0.95])]
-    np.testing.assert_allclose(rate_to_expect(count, rate), expected, atol=4e-3)
-    assert rate_to_expect(count, rate)[0] <= max(rate, 1 / (count + 1)) + 1e-12
+    np.testing.assert_allclose(realised_rates(count, rate), expected, atol=4e-3)
+    assert realised_rates(count, rate)[0] <= max(rate, 1 / (count + 1)) + 1e-12
 
 
 def test_threshold_moves_to_another_rate() -> None:

@@ -14,7 +14,8 @@ from runs import engine, one_class, seeded
 
 from panda_anomalib import Dn2, Engine, PandaOe, PandaSes
 from panda_anomalib.data.files import find_images
-from panda_anomalib.scoring import ImageInspector, find_checkpoint, load_model
+from panda_anomalib.models.loading import load_model
+from panda_anomalib.scoring import ImageInspector, find_checkpoint
 
 FAST = {"minibatches": 4, "learning_rate": 0.05, "gradient_clip": 0.1, "visualizer": True}
 
@@ -101,7 +102,7 @@ def test_a_run_folder_stands_for_its_newest_checkpoint(checkpoint: Path, tmp_pat
 def test_checkpoints_of_others_are_refused(tmp_path: Path) -> None:
     """By the name of the model, where there is one."""
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"model must be one of Dn2, .*, got a checkpoint of another package"):
+    with pytest.raises(ValueError, match=r"model must be a checkpoint of Dn2, .*, got one of another model"):
         load_model(tmp_path / "other.ckpt")
 
 
