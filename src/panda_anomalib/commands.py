@@ -17,7 +17,9 @@ SUBCOMMANDS = {
     "fisher": "Compute how much each weight of a backbone matters, for elastic weight consolidation.",
     "install": "Install the optional dependencies of anomalib.",
 }
-TOOLS: dict[str, str] = {}
+TOOLS: dict[str, str] = {
+    "report": "Turn the results of benchmarks into a page to look at, and Markdown.",
+}
 """Subcommands without a configuration file: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")
 EVALUATING = ("validate", "test", "predict")
