@@ -1,12 +1,18 @@
-"""Fixtures of all tests: no network, a seeded generator, the real images where they are at hand."""
+"""Fixtures of all tests: no network, a seeded generator, the real images and a browser where they are at hand."""
 
 import os
+import shutil
 import socket
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # else every one would start a thread per core
@@ -43,6 +49,22 @@ def data_root() -> Path:
     if not DATA_ROOT.is_dir():
         pytest.skip(f"real images are not in {DATA_ROOT}; set PANDA_DATA")
     return DATA_ROOT
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator["Browser"]:
+    """A headless Chromium: the system's, or else the one that playwright has installed."""
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as playwright:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        try:
+            # Without a sandbox: containers cannot make one, and only our own pages are opened.
+            chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        except Error:
+            pytest.skip("there is no Chromium: apt install chromium, or playwright install chromium")
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -216,3 +216,41 @@ def shuffled(image: Array, order: NDArray[np.integer]) -> Array:
         piece = image[:, row * height : (row + 1) * height, column * width : (column + 1) * width]
         moved[:, to_row * height : (to_row + 1) * height, to_column * width : (to_column + 1) * width] = piece
     return moved
+
+
+# benchmark/report/statistics
+
+
+def auroc_covariance(distances: Array, labels: Array) -> Array:
+    """DeLong's covariance (K, K) of the AUROCs of K scorings (K, M), by all pairs of images."""
+    anomalous, normal = distances[:, labels == 1], distances[:, labels == 0]
+    pairs = anomalous[:, :, None] - normal[:, None, :]
+    won = (pairs > 0) + 0.5 * (pairs == 0)  # (K, anomalous, normal)
+    count = len(distances)
+    covariance = np.zeros((count, count))
+    for i in range(count):
+        for j in range(count):
+            for axis in (1, 2):  # the other kind's images averaged out, then the spread over this kind's
+                a, b = won.mean(axis=axis)[i], won.mean(axis=axis)[j]
+                covariance[i, j] += ((a - a.mean()) * (b - b.mean())).sum() / (len(a) - 1) / len(a)
+    return covariance
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Smallest level at which the step-down procedure rejects each, tried out."""
+
+    def rejected(level: float) -> set[int]:
+        found: set[int] = set()
+        for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+            if p_values[i] > level / (len(p_values) - rank) + 1e-12:
+                break
+            found.add(i)
+        return found
+
+    levels = sorted({min(1.0, p * k) for p in p_values for k in range(1, len(p_values) + 1)})
+    return [next((level for level in levels if i in rejected(level)), 1.0) for i in range(len(p_values))]
+
+
+def binomial_tail(count: int, total: int, rate: float) -> float:
+    """Chance of at least ``count`` of ``total``."""
+    return sum(math.comb(total, k) * rate**k * (1 - rate) ** (total - k) for k in range(count, total + 1))

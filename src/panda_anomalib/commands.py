@@ -24,6 +24,7 @@ TOOLS: dict[str, str] = {
     "bank": "Add images to the normal images of a trained model, remove, list or check them, without training again.",
     "app": "Look at a trained model in the browser: drop images, sort a folder by score.",
     "doctor": "Find out what is wrong with this installation, and how to mend it.",
+    "report": "Turn the results of benchmarks into a page to look at, and Markdown.",
 }
 """Subcommands without a configuration file: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")

@@ -5,12 +5,11 @@ import logging
 import math
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
@@ -22,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from typing_extensions import override
+
+from panda_anomalib.atomic import write_atomically
 
 __all__ = ["PredictionTable", "PredictionWriter", "forget_stage_folder", "stage_folder", "write_atomically"]
 
@@ -83,16 +84,6 @@ def _create_folder(root: Path, stage: str) -> Path:
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(b"0")
     return folder
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary name beside ``path``, then move it there: readers never see half a file."""
-    temporary = path.with_name(f".{uuid4().hex}{path.suffix}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class PredictionTable:

@@ -1,6 +1,25 @@
-"""anomalib's benchmark, so that its table can be trusted: no row is lost, and no failure is passed over."""
+"""anomalib's benchmark, so that its table can be trusted: no row is lost, and no failure is passed over.
 
-from panda_anomalib.benchmark.jobs import BenchmarkJob, BenchmarkJobGenerator
-from panda_anomalib.benchmark.runner import Benchmark, BenchmarkRunner
+Importing this package imports nothing heavy: the runner, and anomalib with it, is loaded when a name is first used,
+so that the report on results answers at once, also where anomalib is not installed.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from panda_anomalib.benchmark.jobs import BenchmarkJob as BenchmarkJob
+    from panda_anomalib.benchmark.jobs import BenchmarkJobGenerator as BenchmarkJobGenerator
+    from panda_anomalib.benchmark.runner import Benchmark as Benchmark
+    from panda_anomalib.benchmark.runner import BenchmarkRunner as BenchmarkRunner
 
 __all__ = ["Benchmark", "BenchmarkJob", "BenchmarkJobGenerator", "BenchmarkRunner"]
+
+_HOME = {"BenchmarkJob": "jobs", "BenchmarkJobGenerator": "jobs", "Benchmark": "runner", "BenchmarkRunner": "runner"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; public names are {', '.join(__all__)}.")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
