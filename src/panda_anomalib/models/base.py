@@ -37,6 +37,7 @@ from panda_anomalib.models.checkpoints import CheckpointMixin
 from panda_anomalib.models.detector import Detector
 from panda_anomalib.models.export import CheckedExport
 from panda_anomalib.models.hazards import HazardWatch, dataset_in_use
+from panda_anomalib.models.normal_classes import find_normal_classes
 from panda_anomalib.predictions import PredictionWriter
 from panda_anomalib.scorers import Scorer, ScorerName, make_scorer
 
@@ -90,6 +91,8 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
     name: str
     training_paths: list[str]
     """Paths of the images in the memory bank, in its order."""
+    normal_classes: dict[str, str]
+    """Class of each of these by path, where there are several normal classes; else empty."""
     provenance: dict[str, str]
     """Where the backbone's weights came from."""
     trunk_stages: int = 2
@@ -128,6 +131,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         # OmegaConf's containers must not reach the checkpoint, which holds plain data only
         self.hparams.update({name: _plain(value) for name, value in self.hparams.items()})
         self.training_paths = []
+        self.normal_classes = {}
         self.provenance = {}
         self._runtime_stale = True
         self._hazards = HazardWatch()
@@ -249,6 +253,10 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         self.model.scorer.fit(embeddings)
         self.training_paths = [os.path.abspath(path) if path else "" for path in paths]  # noqa: PTH100 - keeps links
         self.provenance = self.model.backbone.provenance or self.provenance
+        if self._trainer is not None:
+            self.normal_classes = find_normal_classes(self.trainer)
+        if self.normal_classes and self.model.scorer.explain(embeddings[:1], 1)[1] is None:
+            logger.warning("Scorer %s compares with no single image: no nearest_class.", self.hparams["scorer"])
         if isinstance(self.post_processor, Calibration):
             distances = self.model.scorer.calibration_distances()
             self.post_processor.fit(distances if held_out is None else distances[held_out.to(distances.device)])
@@ -293,7 +301,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
 
     def _score(self, batch: Batch) -> STEP_OUTPUT:
         self._hazards.look(batch, dataset_in_use(self.trainer))
-        shown = getattr(self.visualizer, "num_neighbors", 0)
+        shown = max(getattr(self.visualizer, "num_neighbors", 0), bool(self.normal_classes))
         distances, neighbors = self.model.scorer.explain(self._embed(batch), shown)
         if not torch.isfinite(distances).all():
             names = [path for path, bad in zip(batch.image_path or [], ~torch.isfinite(distances), strict=False) if bad]

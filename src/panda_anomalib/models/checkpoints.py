@@ -32,6 +32,7 @@ class CheckpointMixin(_Host):
         checkpoint[_KEY] = {
             "model": self.name,
             "training_paths": self.training_paths,
+            "normal_classes": self.normal_classes,
             "provenance": self.provenance,
         }
 
@@ -49,6 +50,7 @@ class CheckpointMixin(_Host):
         self._adopt(checkpoint.get("hyper_parameters", {}))
         super().on_load_checkpoint(checkpoint)
         self.training_paths = list(ours["training_paths"])
+        self.normal_classes = dict(ours.get("normal_classes", {}))
         self.provenance = dict(ours["provenance"])
         self.forget_runtime()
         if self._trainer is not None and isinstance(self.pre_processor, ImagePreProcessor):
