@@ -145,28 +145,36 @@ def run(
 
     def split(normal_class: str, seed: int) -> Any:
         found = split_one_class(
-            folder, normal_class, classes=classes, train_dir="train", test_dir="test", test_split_ratio=0.2, seed=seed
+            folder, [normal_class], classes=classes, train_dir="train", test_dir="test", test_split_ratio=0.2, seed=seed
         )
-        order = np.random.default_rng(seed).permutation(len(found.train))[:train_images]
-        return found._replace(train=[found.train[i] for i in np.sort(order)])
+        paths = found.train[normal_class]
+        order = np.random.default_rng(seed).permutation(len(paths))[:train_images]
+        return found._replace(train={normal_class: [paths[i] for i in np.sort(order)]})
 
     jobs = list(itertools.product(normal_classes, protocol.get("seeds", [0])))
     splits = {job: split(*job) for job in jobs}
-    paths = {path for s in splits.values() for path in (*s.train, *itertools.chain(*s.test.values()))}
+    paths = {path for s in splits.values() for part in (s.train, s.test) for path in itertools.chain(*part.values())}
     embeddings = embed(model, sorted(paths), cache / f"{model.model.backbone.name}_{set_name}.pt")
     for normal_class, seed in track(jobs, description=f"{set_name}: scorers"):
         chosen = splits[normal_class, seed]
         images = [(path, name != normal_class) for name, found in chosen.test.items() for path in found]
         labels = np.array([label for _, label in images])
-        train = {kind: torch.stack([by_path[str(p)] for p in chosen.train]) for kind, by_path in embeddings.items()}
+        train = {
+            kind: torch.stack([by_path[str(p)] for p in chosen.train[normal_class]])
+            for kind, by_path in embeddings.items()
+        }
         test = {kind: torch.stack([by_path[str(p)] for p, _ in images]) for kind, by_path in embeddings.items()}
         rows = []
         for name in names:
-            if (CONFIGURATIONS[name][3].get("n_components") or 0) >= len(chosen.train):
+            if (CONFIGURATIONS[name][3].get("n_components") or 0) >= len(chosen.train[normal_class]):
                 continue  # more components than such a small class has
             start = time.perf_counter()
             metrics = evaluate(train, test, labels, name)
-            counts = {"train": len(chosen.train), "test": len(images), "seconds": time.perf_counter() - start}
+            counts = {
+                "train": len(chosen.train[normal_class]),
+                "test": len(images),
+                "seconds": time.perf_counter() - start,
+            }
             key = {"set": set_name, "class": normal_class, "seed": seed, "configuration": name}
             rows.append({**key, **metrics, **counts})
         yield rows

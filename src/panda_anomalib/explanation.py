@@ -91,7 +91,12 @@ class NeighborVisualizer(Visualizer):
     ) -> None:
         if self._run is None:
             return
-        columns = self._run.table.add(batch, getattr(pl_module, "training_paths", ()), dataloader_idx=dataloader_idx)
+        columns = self._run.table.add(
+            batch,
+            getattr(pl_module, "training_paths", ()),
+            normal_classes=getattr(pl_module, "normal_classes", None),
+            dataloader_idx=dataloader_idx,
+        )
         threshold = float(pl_module.post_processor.threshold)
         quantity = "logit" if getattr(pl_module.post_processor, "logits", False) else "distance"
         for index, flagged in enumerate(columns["predicted_label"]):
@@ -278,6 +283,8 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], threshold: 
     draw.text((x, _BAR + 66), f"{quantity} {row['distance']:.4g}, threshold {threshold:.4g}", _INK, _font(16))
     if np.isfinite(p):
         draw.text((x, _BAR + 96), describe_p_value(p), _INK, _font(16))
+    if "nearest_class" in row:
+        draw.text((x, _BAR + 122), f"nearest normal class: {row['nearest_class']}", _INK, _font(16))
 
 
 def _draw_tile(canvas: Image.Image, corner: tuple[int, int], size: int, path: str, source: Thumbnails) -> None:

@@ -1,5 +1,6 @@
 """anomalib's command line with what differs in ours; heavy to import, see `panda_anomalib.cli`."""
 
+import inspect
 import logging
 import random
 import re
@@ -26,6 +27,14 @@ __all__ = ["PandaCLI"]
 logger = logging.getLogger(__name__)
 
 
+def _concrete_subclasses(base: type) -> list[type]:
+    found: list[type] = []
+    below: list[type] = base.__subclasses__()
+    for direct in below:
+        found += [*([] if inspect.isabstract(direct) else [direct]), *_concrete_subclasses(direct)]
+    return found
+
+
 class _Parser(ArgumentParser):
     """Parser that names the nearest known option when it refuses one."""
 
@@ -36,7 +45,7 @@ class _Parser(ArgumentParser):
             known = [option for action in parser._actions for option in action.option_strings]
             message += did_you_mean(option[1], known)
         elif name := re.search(r"Expected a dot import path string: (\w+)", message):
-            classes = [*AnomalibModule.__subclasses__(), *AnomalibDataModule.__subclasses__()]
+            classes: list[type] = [*AnomalibModule.__subclasses__(), *_concrete_subclasses(AnomalibDataModule)]
             message += did_you_mean(name[1], [known.__name__ for known in classes])
         super().error(message, ex)
 

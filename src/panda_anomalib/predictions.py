@@ -5,7 +5,7 @@ import logging
 import math
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -90,7 +90,8 @@ class PredictionTable:
     """Paths and numbers of the images of one run, in dataset order; no pixels are kept.
 
     Columns: ``path``, ``label`` (0, 1 or missing), ``distance``, ``score``, ``p_value`` (float32), ``predicted_label``
-    (0, 1 or missing), then for scorers with neighbours ``neighbor_1``, ``neighbor_1_distance``, ``neighbor_2``, ...
+    (0, 1 or missing), then for scorers with neighbours ``nearest_class``, where there are several normal classes, and
+    ``neighbor_1``, ``neighbor_1_distance``, ``neighbor_2``, ...
     """
 
     def __init__(self) -> None:
@@ -101,13 +102,21 @@ class PredictionTable:
         """Number of images so far, in this process."""
         return sum(self._positions.values())
 
-    def add(self, batch: Any, training_paths: Sequence[str], *, dataloader_idx: int = 0) -> dict[str, Any]:
+    def add(
+        self,
+        batch: Any,
+        training_paths: Sequence[str],
+        *,
+        normal_classes: Mapping[str, str] | None = None,
+        dataloader_idx: int = 0,
+    ) -> dict[str, Any]:
         """Append the B images of a batch that went through the model and the post-processor.
 
         Args:
             batch: anomalib ``ImageBatch`` with ``image_path``, ``distance`` (B,), ``pred_score`` (B,) and, where known,
                 ``gt_label``, ``p_value``, ``pred_label`` (B,), ``neighbor_distances``, ``neighbor_indices`` (B, k).
             training_paths: N paths, to which ``neighbor_indices`` point.
+            normal_classes: Class of each of these by path, where there are several.
             dataloader_idx: Which of several dataloaders the batch came from.
 
         Returns:
@@ -134,6 +143,9 @@ class PredictionTable:
         indices = getattr(batch, "neighbor_indices", None)
         if indices is not None:
             distances = batch.neighbor_distances.float().cpu().numpy()  # (B, k)
+            if normal_classes:
+                nearest = [training_paths[index] for index in indices[:, 0].tolist()]
+                part["nearest_class"] = [normal_classes.get(path, "") for path in nearest]
             for rank, column in enumerate(indices.T.cpu().tolist(), start=1):
                 part[f"neighbor_{rank}"] = [training_paths[index] for index in column]
                 part[f"neighbor_{rank}_distance"] = distances[:, rank - 1]
@@ -214,7 +226,12 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self._table is not None:
-            self._table.add(batch, getattr(pl_module, "training_paths", ()), dataloader_idx=dataloader_idx)
+            self._table.add(
+                batch,
+                getattr(pl_module, "training_paths", ()),
+                normal_classes=getattr(pl_module, "normal_classes", None),
+                dataloader_idx=dataloader_idx,
+            )
 
     @override
     def on_predict_batch_end(

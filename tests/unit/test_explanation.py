@@ -125,6 +125,23 @@ def test_words_of_the_verdict(
     assert "p = 0.013: 1.3 % of normal images look at least this unusual" in written
 
 
+def test_nearest_class_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the row has it; the rest of the picture stays as it is."""
+    drawn: list[str] = []
+    write = ImageDraw.ImageDraw.text
+
+    def record(self: Any, xy: Any, text: str, *arguments: Any, **options: Any) -> None:
+        drawn.append(text)
+        write(self, xy, text, *arguments, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", record)
+    path = save(tmp_path / "a.png", RED)
+    plain, named = draw(make_row(path)), draw(make_row(path, nearest_class="cat"))
+    assert drawn.count("nearest normal class: cat") == 1
+    rows = np.flatnonzero((plain != named).any(axis=(1, 2)))
+    assert explanation._BAR + 112 < rows.min() < rows.max() < explanation._HEADER
+
+
 def test_missing_training_image_is_a_grey_tile(tmp_path: Path) -> None:
     """A training image that was moved or damaged costs its tile, not the run."""
     tested = save(tmp_path / "a.png", RED)

@@ -36,7 +36,7 @@ def test_models_and_datamodules_are_registered(first: str) -> None:
         "from anomalib.models import list_models, get_model\n"
         "assert 'dn2' in list_models()\n"
         "assert anomalib.models.Dn2.__module__ == 'panda_anomalib.models.dn2'\n"
-        "assert anomalib.data.OneClassFolder.__module__ == 'panda_anomalib.data.one_class'\n"
+        "assert anomalib.data.OneClassFolder.__module__ == 'panda_anomalib.data.folder'\n"
         "get_model({'class_path': 'panda_anomalib.Dn2', 'init_args': {'backbone': 'test_resnet'}})\n"
     )
 

@@ -3,11 +3,10 @@
 import itertools
 import logging
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,18 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from panda_anomalib.adaptation.room import reserve
-from panda_anomalib.memory import available_memory
 from panda_anomalib.progress import track
+from panda_anomalib.room import CacheName, StorageName, check_cache, take_room
 
 __all__ = ["CacheName", "StemOutputs"]
 
 logger = logging.getLogger(__name__)
-
-CacheName = Literal["auto", "memory", "disk", "off"]
-StorageName = Literal["memory", "disk", "off"]
-
-_DISK_SHARE = 0.9  # of what is free: the run's checkpoints and results often go to the same disk
 
 
 class Order(Protocol):
@@ -77,15 +70,10 @@ class StemOutputs:
         folder: Path | None = None,
         description: str = "Stem outputs",
     ) -> None:
-        if cache not in get_args(CacheName):
-            raise ValueError(f"cache must be one of {', '.join(get_args(CacheName))}, got {cache!r}.")
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_views", num_views, 1),
-            ("memory_budget", memory_budget or 0, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        check_cache(cache, memory_budget)
+        for name, value in (("batch_size", batch_size), ("num_views", num_views)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         self.dataset = dataset
         self.encode = encode
         self.batch_size = batch_size
@@ -165,44 +153,21 @@ class StemOutputs:
         self._shape = tuple(outputs[0, 0].permute(1, 2, 0).shape if self._channels_last else outputs.shape[2:])
         shape = (len(self) * self.num_views, math.prod(self._shape))
         needed = math.prod(shape) * outputs.element_size()
-        text = f"{self.description} of {len(self)} images: {_mb(needed)}"
-        if self.cache == "off":
-            logger.info("%s, not kept (cache='off').", text)
-            return "off"
-
-        memory, disk = self._memory_room(), int(shutil.disk_usage(self.folder).free * _DISK_SHARE)
-        device = self._device if needed <= self._device_room() else torch.device("cpu")
-        if self.cache != "disk" and (needed <= memory or device.type != "cpu"):
-            self._rows = torch.empty(shape, dtype=outputs.dtype, device=device)
-            logger.info("%s, kept in memory (%s).", text, device.type)
+        what = f"{self.description} of {len(self)} images"
+        if self.cache in {"auto", "memory"} and needed <= self._device_room():
+            self._rows = torch.empty(shape, dtype=outputs.dtype, device=self._device)
+            logger.info("%s: %.4g MB, kept in memory (%s).", what, needed / 10**6, self._device.type)
             return "memory"
-        if self.cache == "memory":
-            raise ValueError(
-                f"memory_budget must be at least {_mb(needed)} to keep the {self.description.lower()} of {len(self)} "
-                f"images (cache='memory'), got room for {_mb(memory)}; raise it, or use cache='auto'."
-            )
-        if needed <= disk and (mapped := reserve(self.folder, needed)) is not None:
-            self._rows = mapped.view(outputs.dtype).view(shape)
-            logger.info("%s, kept on disk (a memory map in '%s').", text, self.folder)
-            return "disk"
-        if self.cache == "disk":
-            raise ValueError(
-                f"folder must have room for {_mb(needed)} to keep the {self.description.lower()} of {len(self)} images "
-                f"(cache='disk'), got room for {_mb(disk)} in '{self.folder}'; free some, choose another folder, or "
-                "use cache='auto'."
-            )
-        logger.info(
-            "%s, not kept: there is room for %s in memory and %s in '%s'. Every minibatch is read and encoded again.",
-            *(text, _mb(memory), _mb(disk), self.folder),
+        storage, room = take_room(
+            needed,
+            what,
+            self.cache,
+            otherwise="Every minibatch is read and encoded again.",
+            memory_budget=self.memory_budget,
+            folder=self.folder,
         )
-        return "off"
-
-    def _memory_room(self) -> int:
-        available = available_memory()
-        if self.memory_budget is not None:
-            return min(self.memory_budget, available)
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return available // 4 // (torch.distributed.get_world_size() if distributed else 1)
+        self._rows = None if room is None else room.view(outputs.dtype).view(shape)
+        return storage
 
     def _device_room(self) -> int:
         """Bytes to use on a device that has memory of its own."""
@@ -278,7 +243,3 @@ class _RepeatableImages(Dataset[Any]):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which seeds the other devices as well
             return self.dataset[key[0]]
-
-
-def _mb(size: int) -> str:
-    return f"{size / 10**6:.4g} MB"

@@ -1,7 +1,7 @@
 """Datasets that read truthfully (see `panda_anomalib.data.reading`)."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from anomalib.data import AnomalibDataset, ImageBatch, ImageItem
 from pandas import DataFrame
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import Transform
 
 from panda_anomalib.data.files import collect_images
@@ -27,6 +28,8 @@ class ImageDataset(AnomalibDataset):
         anomalous: Anomalous images.
         split: "train" or "test", kept in the column of that name.
         augmentations: Applied to each image after reading.
+        classes: Class of each image by path, where it is known; kept in the column ``class_name``.
+        read: Reads an image file.
 
     Raises:
         FileNotFoundError: If a file does not exist.
@@ -39,15 +42,20 @@ class ImageDataset(AnomalibDataset):
         *,
         split: str,
         augmentations: Transform | None = None,
+        classes: Mapping[Path, str] | None = None,
+        read: Callable[[str], tv_tensors.Image] = read_image,
     ) -> None:
         super().__init__(augmentations=augmentations)
+        self.read = read
+        images = [*normal, *anomalous]
         samples = DataFrame(
             {
-                "image_path": [str(path) for path in (*normal, *anomalous)],
+                "image_path": [str(path) for path in images],
                 "split": split,
                 "label": ["normal"] * len(normal) + ["abnormal"] * len(anomalous),  # anomalib's words
                 "label_index": [0] * len(normal) + [1] * len(anomalous),
                 "mask_path": "",
+                "class_name": [(classes or {}).get(path, "") for path in images],
             },
         )
         samples.attrs["task"] = "classification"
@@ -56,7 +64,7 @@ class ImageDataset(AnomalibDataset):
     def __getitem__(self, index: int) -> ImageItem:
         """Image ``(3, H, W)`` in [0, 1] after ``augmentations``, with label and path."""
         path = str(self.samples["image_path"].iat[index])
-        image = read_image(path)
+        image = self.read(path)
         if self.augmentations:
             image = self.augmentations(image)
         return ImageItem(image=image, gt_label=torch.tensor(self.samples["label_index"].iat[index]), image_path=path)

@@ -1,9 +1,11 @@
-"""One-class data from a tree with one folder per class: one class is normal, all others are anomalous."""
+"""What all one-class datamodules share: some classes are normal, all others are anomalous."""
 
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,33 +16,32 @@ from torchvision.transforms.v2 import Transform
 from typing_extensions import override
 
 from panda_anomalib.data.dataset import ImageDataset, automatic_workers, make_loader
-from panda_anomalib.data.reading import CorruptName, check_on_corrupt, judge_damage, verify_images
-from panda_anomalib.data.splits import split_one_class
+from panda_anomalib.data.image_files import shared_image_files
+from panda_anomalib.data.reading import CorruptName, check_on_corrupt, judge_damage
+from panda_anomalib.data.splits import OneClassSplit
+from panda_anomalib.room import CacheName, check_cache
 
-__all__ = ["OneClassFolder"]
+__all__ = ["OneClassData"]
 
 logger = logging.getLogger(__name__)
 
 
-class OneClassFolder(AnomalibDataModule):
-    """Datamodule for a tree of class folders; one class is normal, all others are anomalous.
+class OneClassData(AnomalibDataModule):
+    """Base of our datamodules: the training set is of the normal classes, the test set of all.
 
-    ``root/train_dir/<class>`` and ``root/test_dir/<class>``, where both exist, are the split: the training set is the
-    normal class of the first, the test set all classes of the second. Otherwise ``root/<class>`` is split at random,
-    each class on its own: of its n images, sorted by path and permuted with ``seed``, the first
-    floor((1 - test_split_ratio) n) are its training part, the others its test part. The training parts of anomalous
-    classes are left out. Class folders are searched recursively; hidden files and other kinds of files are ignored.
+    A subclass says in ``split`` which images these are. With several normal classes there is one training set of all;
+    the column ``class_name`` of the samples keeps them apart.
 
     Args:
         root: Folder of the data.
-        normal_class: Name of the normal class folder.
-        train_dir: Folder of training classes inside root; None if root is never split by folders.
-        test_dir: Folder of test classes inside root; None if root is never split by folders.
-        classes: Class folders to use; None takes all.
-        test_split_ratio: Test part of each class when there are no folders that say it, between 0 and 1.
-        seed: Seed of that split, and of ``val_split_mode``.
-        name: Name of the data in the run folder ``<model>/<name>/<normal_class>``; None takes root's name.
+        normal_class: Name of the normal class, or a list of several.
+        seed: Seed of a split that is drawn, and of ``val_split_mode``.
+        name: Name of the data in the run folder ``<model>/<name>/<normal_class>``; by default the data set's, or that
+            of root.
         on_corrupt: "error" stops before training and names the images that cannot be read; "skip" leaves them out.
+        cache: Where decoded images are kept for the datamodules of one root, their epochs and workers: ``auto``
+            (memory while there is room, else disk, else nowhere), ``memory``, ``disk`` or ``off``.
+        memory_budget: Bytes of memory for that at most; by default a quarter of what is available.
         train_batch_size: Images in a training batch.
         eval_batch_size: Images in a validation or test batch.
         num_workers: Worker processes that read images; None takes up to 4, and none for a few images.
@@ -53,23 +54,20 @@ class OneClassFolder(AnomalibDataModule):
         val_split_ratio: Part of the training or test set that validation takes.
 
     Raises:
-        ValueError: If an argument is out of range; in `setup`, if a class is unknown or empty, only one of train_dir
-            and test_dir exists, no normal training image is left, or an image cannot be read.
-        FileNotFoundError: In `setup`, if root is missing.
+        ValueError: If an argument is out of range; in `setup`, if no training image of a normal class is left, or an
+            image cannot be read.
     """
 
     def __init__(
         self,
         root: Path | str,
-        normal_class: str,
+        normal_class: str | int | Sequence[str | int],
         *,
-        train_dir: str | None = "train",
-        test_dir: str | None = "test",
-        classes: Sequence[str] | None = None,
-        test_split_ratio: float = 0.2,
         seed: int = 0,
         name: str | None = None,
         on_corrupt: CorruptName = "error",
+        cache: CacheName = "auto",
+        memory_budget: int | None = None,
         train_batch_size: int = 32,
         eval_batch_size: int = 32,
         num_workers: int | None = None,
@@ -80,15 +78,16 @@ class OneClassFolder(AnomalibDataModule):
         val_split_mode: Literal["none", "from_train", "from_test", "same_as_test", "synthetic"] = "none",
         val_split_ratio: float = 0.2,
     ) -> None:
-        # OmegaConf hands over its own lists, and YAML numbers where class names are digits.
-        normal_class = str(normal_class)
-        classes = None if classes is None else [str(name) for name in classes]
-        for key, ratio in (("test_split_ratio", test_split_ratio), ("val_split_ratio", val_split_ratio)):
-            if not 0 < ratio < 1:
-                raise ValueError(f"{key} must be between 0 and 1 (exclusive), got {ratio}; a fifth is 0.2.")
+        check_ratio("val_split_ratio", val_split_ratio)
         check_on_corrupt(on_corrupt)
-        if classes is not None and normal_class not in classes:
-            raise ValueError(f"normal_class must be one of classes {classes}, got {normal_class!r}; add it to them.")
+        check_cache(cache, memory_budget)
+        # OmegaConf hands over its own lists, and YAML numbers where class names are digits.
+        names = [normal_class] if isinstance(normal_class, str | int) else list(normal_class)
+        normal_classes = [str(one) for one in names]
+        if not normal_classes or len(set(normal_classes)) < len(normal_classes):
+            raise ValueError(
+                f"normal_class must be a class or several different ones, got {normal_classes}; name each once."
+            )
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -100,20 +99,26 @@ class OneClassFolder(AnomalibDataModule):
             val_split_mode=ValSplitMode(val_split_mode),
             val_split_ratio=val_split_ratio,
             test_split_mode=TestSplitMode.FROM_DIR,
-            test_split_ratio=test_split_ratio,
             seed=seed,
         )
         self.root = Path(root)
-        self._split_seed = seed
-        self.normal_class = normal_class
-        self.train_dir = train_dir
-        self.test_dir = test_dir
-        self.classes = classes
+        self.normal_classes = normal_classes
+        self.normal_class = "+".join(normal_classes)
         self.on_corrupt = on_corrupt
+        self.cache = cache
+        self.memory_budget = memory_budget
+        self._split_seed = seed
         self._auto_workers = num_workers is None
         self._name = name
-        self._category = normal_class
-        self._damage: dict[Path, str | None] = {}
+        self._category = self.normal_class
+
+    @abstractmethod
+    def split(self) -> OneClassSplit:
+        """Training images of the normal classes, test images of all classes."""
+
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Classes that take the part of the normal one in turn, where all are to be measured."""
 
     @property
     @override
@@ -123,40 +128,30 @@ class OneClassFolder(AnomalibDataModule):
 
     @override
     def _setup(self, _stage: str | None = None) -> None:
-        train, test, source = split_one_class(
-            self.root,
-            self.normal_class,
-            classes=self.classes,
-            train_dir=self.train_dir,
-            test_dir=self.test_dir,
-            test_split_ratio=self.test_split_ratio,
-            seed=self._split_seed,
-        )
-        damage = self._find_damage([*train, *(path for images in test.values() for path in images)])
-        train = [path for path in train if path not in damage]
-        if not train:
-            raise ValueError(f"normal_class must have training images, got none for {self.normal_class!r}; add some.")
-        if len(train) == 1:
+        train, test, source = self.split()
+        files = shared_image_files(self.root, self.cache, self.memory_budget)
+        paths = [*chain.from_iterable(train.values()), *chain.from_iterable(test.values())]
+        damage = files.inspect(paths)
+        judge_damage(damage, len(paths), self.on_corrupt)
+        train, test = (_without(damage, images) for images in (train, test))
+        for name, images in train.items():
+            if not images:
+                raise ValueError(f"normal_class must have training images, got none for {name!r}; add some.")
+        normal = [path for name in self.normal_classes for path in test.get(name, [])]
+        anomalous = [path for name, images in test.items() if name not in self.normal_classes for path in images]
+        classes = {path: name for part in (train, test) for name, images in part.items() for path in images}
+        training = [*chain.from_iterable(train.values())]
+        if len(training) == 1:
             logger.warning("One normal training image: most scorers need at least two.")
-        normal = [path for path in test.pop(self.normal_class, []) if path not in damage]
-        anomalous = [path for images in test.values() for path in images if path not in damage]
         if not normal or not anomalous:
             logger.warning("The test set has %d normal and %d anomalous images: no AUROC.", len(normal), len(anomalous))
-        self.train_data = ImageDataset(train, [], split="train")
-        self.test_data = ImageDataset(normal, anomalous, split="test")
+        self.train_data = ImageDataset(training, [], split="train", classes=classes, read=files.read)
+        self.test_data = ImageDataset(normal, anomalous, split="test", classes=classes, read=files.read)
         logger.info(
-            "%s, normal class %r: %d normal training images; test: %d normal, %d anomalous (%s).",
-            *(self.name, self.normal_class, len(train), len(normal), len(anomalous), source),
+            "%s, normal class%s %s: %d normal training images; test: %d normal, %d anomalous (%s).",
+            *(self.name, "es" if len(train) > 1 else "", ", ".join(map(repr, train)), len(training)),
+            *(len(normal), len(anomalous), source),
         )
-
-    def _find_damage(self, paths: list[Path]) -> set[Path]:
-        """Unreadable images among the paths; each file is checked once in the life of this object."""
-        new = [path for path in paths if path not in self._damage]
-        self._damage.update(dict.fromkeys(new))
-        self._damage.update(verify_images(new))
-        damaged = {path: reason for path in paths if (reason := self._damage[path]) is not None}
-        judge_damage(damaged, len(paths), self.on_corrupt)
-        return set(damaged)
 
     @override
     def _create_test_split(self) -> None:
@@ -189,3 +184,18 @@ class OneClassFolder(AnomalibDataModule):
             num_workers=automatic_workers(len(dataset)) if self._auto_workers else self.num_workers,
             collate_fn=self.external_collate_fn,
         )
+
+
+def check_ratio(name: str, ratio: float) -> None:
+    """Refuse what is no part of a set.
+
+    Raises:
+        ValueError: If it is not between 0 and 1.
+    """
+    if not 0 < ratio < 1:
+        raise ValueError(f"{name} must be between 0 and 1 (exclusive), got {ratio}; a fifth is 0.2.")
+
+
+def _without(left_out: Iterable[Path], images: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    unwanted = set(left_out)
+    return {name: [path for path in paths if path not in unwanted] for name, paths in images.items()}

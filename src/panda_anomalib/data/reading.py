@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import imagecodecs
 import numpy as np
@@ -25,7 +25,18 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from panda_anomalib.data.deep_pixels import decode_deep_tiff, is_deep_tiff, to_unit_range, turn_upright
 
-__all__ = ["CorruptName", "check_on_corrupt", "describe_hazard", "judge_damage", "read_image", "verify_images"]
+__all__ = [
+    "CorruptName",
+    "Inspection",
+    "check_on_corrupt",
+    "decode_image",
+    "describe_hazard",
+    "inspect_images",
+    "judge_damage",
+    "read_image",
+    "to_float",
+    "verify_images",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +62,15 @@ _SHOW_PROGRESS_AFTER_S = 1.0
 _TIFF_SUFFIXES = {".tif", ".tiff"}
 
 
+class Inspection(NamedTuple):
+    """What a look at an image file told."""
+
+    damage: str | None
+    """Why it cannot be read, or None."""
+    num_bytes: int
+    """Of the decoded image if it has 8 bits, by its header; else 0."""
+
+
 def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
     """Read an image file as RGB.
 
@@ -70,12 +90,31 @@ def read_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
         ValueError: If the file cannot be decoded (the message names file and cause), or if its float or 32-bit values
             leave the range that has a meaning. They are never stretched to fit: each image would get its own scale.
     """
+    return to_float(decode_image(path))
+
+
+def decode_image(path: str | os.PathLike[str]) -> tv_tensors.Image:
+    """Read an image file as ``read_image`` does, but leave 8-bit images uint8.
+
+    Returns:
+        Image ``(3, H, W)``: uint8 with the channels last in memory, or float32 in [0, 1].
+
+    Raises:
+        FileNotFoundError: As ``read_image``.
+        ValueError: As ``read_image``.
+    """
     try:
         return _decode(path)
     except FileNotFoundError:
         raise
     except _DECODE_ERRORS as error:
         raise ValueError(f"image {os.fspath(path)!r} cannot be read: {error}") from error
+
+
+def to_float(image: tv_tensors.Image) -> tv_tensors.Image:
+    """Float32 image with values in [0, 1] of what ``decode_image`` gave."""
+    scaled: tv_tensors.Image = to_dtype(image, torch.float32, scale=True)
+    return scaled
 
 
 def describe_hazard(path: str | os.PathLike[str]) -> str | None:
@@ -114,22 +153,31 @@ def verify_images(
     Returns:
         Cause by path, of the unreadable images only. A progress bar appears if it takes more than a second.
     """
+    found = inspect_images(paths, workers=workers)
+    return {path: inspection.damage for path, inspection in found.items() if inspection.damage is not None}
+
+
+def inspect_images(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    workers: int | None = None,
+) -> dict[Path, Inspection]:
+    """What ``verify_images`` finds, and how much room each decoded image takes, by path."""
     files = [Path(path) for path in paths]
-    reasons: dict[Path, str] = {}
+    found: dict[Path, Inspection] = {}
     started = time.monotonic()
     progress = Progress(transient=True)
     task = progress.add_task("Checking images", total=len(files))
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         try:
-            for file, reason in zip(files, pool.map(_find_damage, files), strict=True):
-                if reason is not None:
-                    reasons[file] = reason
+            for file, inspection in zip(files, pool.map(_inspect, files), strict=True):
+                found[file] = inspection
                 progress.advance(task)
                 if not progress.live.is_started and time.monotonic() - started > _SHOW_PROGRESS_AFTER_S:
                     progress.start()
         finally:
             progress.stop()
-    return reasons
+    return found
 
 
 def judge_damage(damage: Mapping[Path, str], count: int, on_corrupt: CorruptName) -> None:
@@ -165,17 +213,18 @@ def check_on_corrupt(value: str) -> None:
         raise ValueError(f"on_corrupt must be 'error' or 'skip', got {value!r}; 'error' names the files.")
 
 
-def _find_damage(path: Path) -> str | None:
+def _inspect(path: Path) -> Inspection:
     try:
         if path.suffix.lower() in _TIFF_SUFFIXES:
-            _decode(path)
-            return None
+            decoded = _decode(path)
+            return Inspection(None, decoded.numel() if decoded.dtype == torch.uint8 else 0)
         with Image.open(path) as image:
+            num_bytes = 0 if image.mode.startswith("I") or image.mode == "F" else 3 * image.width * image.height
             image.draft("L", (1, 1))  # JPEG at 1/8 scale: skips most of the transform, yet reads every byte
             image.load()
     except _DECODE_ERRORS as error:
-        return str(error)
-    return None
+        return Inspection(str(error), 0)
+    return Inspection(None, num_bytes)
 
 
 def _decode(path: str | os.PathLike[str]) -> tv_tensors.Image:
@@ -202,6 +251,5 @@ def _decode(path: str | os.PathLike[str]) -> tv_tensors.Image:
 
 
 def _to_tensor(image: Image.Image) -> tv_tensors.Image:
-    rgb = image if image.mode == "RGB" else image.convert("RGB")  # convert() would copy
-    tensor: tv_tensors.Image = to_dtype(to_image(rgb), torch.float32, scale=True)
+    tensor: tv_tensors.Image = to_image(image if image.mode == "RGB" else image.convert("RGB"))  # convert() would copy
     return tensor

@@ -1,8 +1,8 @@
-"""Which images of a tree of class folders train, and which test."""
+"""Which images of a data set train, and which test."""
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,25 +10,25 @@ import numpy as np
 
 from panda_anomalib.data.files import IMAGE_EXTENSIONS, find_classes, find_images
 
-__all__ = ["OneClassSplit", "split_one_class"]
+__all__ = ["OneClassSplit", "check_classes", "split_at_random", "split_by_folders", "split_one_class", "split_table"]
 
 
 _NAMED_IN_ERRORS = 20
 
 
 class OneClassSplit(NamedTuple):
-    """Training images of the normal class, test images by class, and in words where the split comes from."""
+    """Training images of the normal classes and test images of all, by class; in words, where the split comes from."""
 
-    train: list[Path]
+    train: dict[str, list[Path]]
     test: dict[str, list[Path]]
     source: str
 
 
 def split_one_class(
     root: Path,
-    normal_class: str,
+    normal_classes: Sequence[str],
     *,
-    classes: list[str] | None,
+    classes: Sequence[str] | None,
     train_dir: str | None,
     test_dir: str | None,
     test_split_ratio: float,
@@ -45,60 +45,104 @@ def split_one_class(
     if train_dir is not None and test_dir is not None:
         train_root, test_root = root / train_dir, root / test_dir
         if train_root.is_dir() and test_root.is_dir():
-            return _split_by_folders(train_root, test_root, normal_class, classes)
+            return split_by_folders(train_root, test_root, normal_classes, classes)
         if train_root.is_dir() or test_root.is_dir():
             found, missing = (train_root, test_root) if train_root.is_dir() else (test_root, train_root)
             raise ValueError(
                 f"root must hold both '{train_dir}' and '{test_dir}' or neither, got '{found}' without '{missing}'; "
                 f"add that folder, or set train_dir to null if '{found.name}' is a class.",
             )
-    return _split_by_seed(root, normal_class, classes, test_split_ratio, seed)
+    _check_folders("normal_class", normal_classes, root)
+    images = {name: _images_of(root, name) for name in _select_classes(root, classes)}
+    return split_at_random(images, normal_classes, test_split_ratio, seed)
 
 
-def _split_by_folders(train_root: Path, test_root: Path, normal_class: str, classes: list[str] | None) -> OneClassSplit:
-    _check_class("normal_class", normal_class, train_root)
-    used = _select_classes(test_root, classes, optional=normal_class)  # the test set may hold anomalies only
-    train = _images_of(train_root, normal_class)
+def split_by_folders(
+    train_root: Path, test_root: Path, normal_classes: Sequence[str], classes: Sequence[str] | None = None
+) -> OneClassSplit:
+    """Training classes of one folder, test classes of another."""
+    _check_folders("normal_class", normal_classes, train_root)
+    used = _select_classes(test_root, classes, optional=normal_classes)  # the test set may hold anomalies only
     return OneClassSplit(
-        train=train,
+        train={name: _images_of(train_root, name) for name in normal_classes},
         test={name: _images_of(test_root, name) for name in used},
         source=f"split by the folders {train_root.name} and {test_root.name}",
     )
 
 
-def _split_by_seed(root: Path, normal_class: str, classes: list[str] | None, ratio: float, seed: int) -> OneClassSplit:
-    _check_class("normal_class", normal_class, root)
-    train: list[Path] = []
+def split_at_random(
+    images: dict[str, list[Path]], normal_classes: Sequence[str], ratio: float, seed: int
+) -> OneClassSplit:
+    """Split each class of ``images`` on its own; floor((1 - ratio) n) of its n images are its training part."""
+    train: dict[str, list[Path]] = {}
     test: dict[str, list[Path]] = {}
-    for name in _select_classes(root, classes):
-        images = _images_of(root, name)
+    for name, own in images.items():
         # A generator for each class: adding a class leaves the others as they were.
-        order = np.random.default_rng(seed).permutation(len(images))
-        cut = math.floor((1 - ratio) * len(images) + 1e-9)  # (1 - 0.9) * 10 is a little less than 1
-        if name == normal_class:
-            train = sorted(images[index] for index in order[:cut])
-        test[name] = sorted(images[index] for index in order[cut:])
-    return OneClassSplit(train, test, source=f"{ratio:g} of each class drawn with seed {seed}")
+        order = np.random.default_rng(seed).permutation(len(own))
+        cut = math.floor((1 - ratio) * len(own) + 1e-9)  # (1 - 0.9) * 10 is a little less than 1
+        train[name], test[name] = (sorted(own[index] for index in part) for part in (order[:cut], order[cut:]))
+    return OneClassSplit(
+        {name: train[name] for name in normal_classes}, test, f"{ratio:g} of each class drawn with seed {seed}"
+    )
 
 
-def _select_classes(root: Path, classes: Sequence[str] | None, optional: str | None = None) -> list[str]:
-    if classes is None:
-        return find_classes(root)
-    existing = find_classes(root)
-    for name in classes:
-        if name != optional:
-            _check_class("classes", name, root)
-    return [name for name in existing if name in classes]
+def split_table(
+    rows: Iterable[tuple[Path, str, bool]], normal_classes: Sequence[str], where: str, source: str
+) -> OneClassSplit:
+    """Split as a data set's own list says.
+
+    Args:
+        rows: Path, class, and whether it is a training image, of each image.
+        normal_classes: Classes that train.
+        where: What the classes are classes of, for errors.
+        source: What the split is, in words.
+
+    Raises:
+        ValueError: If a class is unknown.
+        FileNotFoundError: If an image is missing.
+    """
+    train: dict[str, list[Path]] = {}
+    test: dict[str, list[Path]] = {}
+    for path, name, trains in rows:
+        (train if trains else test).setdefault(name, []).append(path)
+    check_classes("normal_class", normal_classes, sorted(train), f"classes of {where}")
+    chosen = {name: train[name] for name in normal_classes}
+    missing = [path for images in (*chosen.values(), *test.values()) for path in images if not path.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"root must hold the images that its list names, got none at '{missing[0]}'"
+            + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
+            + "; unpack the archive again."
+        )
+    return OneClassSplit(chosen, test, source)
 
 
-def _check_class(argument: str, name: str, root: Path) -> None:
-    existing = find_classes(root)
-    if not existing:
+def check_classes(argument: str, names: Iterable[str], existing: Sequence[str], where: str) -> None:
+    """Refuse names of classes that are not there, and say which are near.
+
+    Raises:
+        ValueError: If one is not among the existing ones.
+    """
+    for name in names:
+        if name not in existing:
+            nearest = difflib.get_close_matches(name, existing, n=_NAMED_IN_ERRORS, cutoff=0.0)
+            known = ", ".join(map(repr, nearest)) + (", ..." if len(existing) > len(nearest) else "")
+            hint = f"did you mean one of {known}?" if known else "there is none."
+            raise ValueError(f"{argument} must be {where}, got {name!r}; {hint}")
+
+
+def _check_folders(argument: str, names: Iterable[str], root: Path) -> None:
+    if not (existing := find_classes(root)):
         raise ValueError(f"root must hold one folder per class, got none in '{root}'; put the images into such.")
-    if name not in existing:
-        nearest = difflib.get_close_matches(name, existing, n=_NAMED_IN_ERRORS, cutoff=0.0)
-        known = ", ".join(map(repr, nearest)) + (", ..." if len(existing) > len(nearest) else "")
-        raise ValueError(f"{argument} must be class folders of '{root}', got {name!r}; did you mean one of {known}?")
+    check_classes(argument, names, existing, f"class folders of '{root}'")
+
+
+def _select_classes(root: Path, classes: Sequence[str] | None, optional: Sequence[str] = ()) -> list[str]:
+    existing = find_classes(root)
+    if classes is None:
+        return existing
+    _check_folders("classes", (name for name in classes if name not in optional), root)
+    return [name for name in existing if name in classes]
 
 
 def _images_of(root: Path, name: str) -> list[Path]:

@@ -39,6 +39,7 @@ from panda_anomalib.models.conditions import Conditions
 from panda_anomalib.models.detector import Detector
 from panda_anomalib.models.export import CheckedExport
 from panda_anomalib.models.hazards import HazardWatch, dataset_in_use
+from panda_anomalib.models.normal_classes import find_normal_classes
 from panda_anomalib.predictions import PredictionWriter
 from panda_anomalib.scorers import Scorer, ScorerName, make_scorer
 
@@ -94,6 +95,8 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
     name: str
     training_paths: list[str]
     """Paths of the images in the memory bank, in its order."""
+    normal_classes: dict[str, str]
+    """Class of each of these by path, where there are several normal classes; else empty."""
     provenance: dict[str, str]
     """Where the backbone's weights came from."""
     trunk_stages: int = 2
@@ -133,6 +136,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         # OmegaConf's containers must not reach the checkpoint, which holds plain data only
         self.hparams.update({name: _plain(value) for name, value in self.hparams.items()})
         self.training_paths = []
+        self.normal_classes = {}
         self.provenance = {}
         self._runtime_stale = True
         self.conditions: Conditions = {}
@@ -270,6 +274,10 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
             None if held_out is None else held_out.tolist(),
             dict(self.conditions),
         )
+        if self._trainer is not None:
+            self.normal_classes = find_normal_classes(self.trainer)
+        if self.normal_classes and self.model.scorer.explain(embeddings[:1], 1)[1] is None:
+            logger.warning("Scorer %s compares with no single image: no nearest_class.", self.hparams["scorer"])
         if isinstance(self.post_processor, Calibration):
             distances = self.model.scorer.calibration_distances()
             self.post_processor.fit(distances if held_out is None else distances[held_out.to(distances.device)])
@@ -327,7 +335,8 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
             RuntimeError: If the model is not trained.
             ValueError: If a distance is not finite.
         """
-        distances, neighbors = self.model.scorer.explain(self.embed_batch(batch), num_neighbors)
+        shown = max(num_neighbors, bool(self.normal_classes))
+        distances, neighbors = self.model.scorer.explain(self.embed_batch(batch), shown)
         if not torch.isfinite(distances).all():
             names = [path for path, bad in zip(batch.image_path or [], ~torch.isfinite(distances), strict=False) if bad]
             raise ValueError(

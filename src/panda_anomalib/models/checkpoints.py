@@ -35,6 +35,7 @@ class CheckpointMixin(_Host):
         checkpoint[CHECKPOINT_KEY] = {
             "model": self.name,
             "training_paths": self.training_paths,
+            "normal_classes": self.normal_classes,
             "provenance": self.provenance,
             "bank": self.bank_record.to_plain() if self.bank_record is not None and self._is_fitted else None,
         }
@@ -53,6 +54,7 @@ class CheckpointMixin(_Host):
         self._adopt(checkpoint.get("hyper_parameters", {}))
         super().on_load_checkpoint(checkpoint)
         self.training_paths = list(ours["training_paths"])
+        self.normal_classes = dict(ours.get("normal_classes", {}))
         self.provenance = dict(ours["provenance"])
         self.bank_record = BankRecord.from_plain(ours.get("bank"))
         self.forget_runtime()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from panda_anomalib.adaptation import stem_cache
+from panda_anomalib import room
 from panda_anomalib.adaptation.minibatches import MinibatchOrder
 from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
 
@@ -142,21 +142,21 @@ def test_auto_takes_memory_then_disk_then_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line says where, how much, and why nothing is kept; a byte decides."""
-    caplog.set_level(logging.INFO, logger=stem_cache.__name__)
+    caplog.set_level(logging.INFO, logger=room.__name__)
     needed = 11 * IMAGE_BYTES
     for budget, full, storage, message in (
-        (needed, False, "memory", "Stem outputs of 11 images: 0.00792 MB, kept in memory (cpu)."),
+        (needed, False, "memory", "Stem outputs of 11 images: 0.00792 MB, kept in memory."),
         (needed - 1, False, "disk", f"kept on disk (a memory map in '{tmp_path}')."),
         (needed - 1, True, "off", f"room for 0.007919 MB in memory and 0.0063 MB in '{tmp_path}'. Every minibatch is"),
     ):
         if full:
-            monkeypatch.setattr(stem_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 7000}))
+            monkeypatch.setattr(room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 7000}))
         outputs = make(memory_budget=budget, folder=tmp_path)
         outputs.fill()
         assert outputs.storage == storage
         assert message in caplog.messages[-1]
         assert torch.equal(outputs.fetch([3]), two_views(IMAGES[[3]]))
-    own = [record for record in caplog.records if record.name == stem_cache.__name__]  # not of the progress
+    own = [record for record in caplog.records if record.name == room.__name__]  # not of the progress
     assert len(own) == 3
 
 
@@ -168,7 +168,7 @@ def test_default_budget_is_a_quarter_of_the_memory(monkeypatch: pytest.MonkeyPat
         (4 * needed - 4, None, "disk"),
         (needed - 1, 10 * needed, "disk"),
     ):
-        monkeypatch.setattr(stem_cache, "available_memory", lambda available=available: available)
+        monkeypatch.setattr(room, "available_memory", lambda available=available: available)
         outputs = make(memory_budget=budget, folder=tmp_path)
         outputs.fill()
         assert outputs.storage == storage
@@ -176,7 +176,7 @@ def test_default_budget_is_a_quarter_of_the_memory(monkeypatch: pytest.MonkeyPat
 
 def test_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room that the disk then refuses (quota, another process) is no room."""
-    monkeypatch.setattr(stem_cache, "reserve", lambda *_: None)
+    monkeypatch.setattr(room, "reserve", lambda *_: None)
     outputs = make(memory_budget=0, folder=tmp_path)
     outputs.fill()
     assert outputs.storage == "off"
@@ -193,7 +193,7 @@ def test_cache_without_room_is_refused_before_the_pass(tmp_path: Path, monkeypat
         r"got room for 0\.0079 MB; raise it, or use cache='auto'\.",
     ):
         make("memory", dataset=images, memory_budget=7900).fill()
-    monkeypatch.setattr(stem_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 7000}))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 7000}))
     with pytest.raises(
         ValueError,
         match=r"folder must have room for 0\.00792 MB .* \(cache='disk'\), got room for 0\.0063 MB in .*; free some",

@@ -8,14 +8,16 @@ import anomalib.data
 import numpy as np
 import pytest
 import torch
-from anomalib.data import get_datamodule
+from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.utils.synthetic import SyntheticAnomalyDataset
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torchvision.transforms.v2 import Resize
 
 from panda_anomalib.data import OneClassFolder
+from panda_anomalib.data.one_class import OneClassData
 
+CONFIGS = sorted((Path(__file__).parents[3] / "configs/data").glob("*.yaml"))
 COUNTS = {"apple": 23, "pear": 10, "plum": 1}
 
 
@@ -201,6 +203,30 @@ class CountingModule(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def test_several_normal_classes(two_trees: Path, one_tree: Path) -> None:
+    """One training set of all of them; the test images of each are normal."""
+    datamodule = set_up(two_trees, ["good", "used"])
+    assert paths_of(datamodule.train_data) == {f"good/{index:03d}.png" for index in range(5)} | {
+        f"used/{index:03d}.png" for index in range(4)
+    }
+    assert {path.split("/")[0] for path in paths_of(datamodule.test_data, 0)} == {"good", "used"}
+    assert {path.split("/")[0] for path in paths_of(datamodule.test_data, 1)} == {"scratch"}
+    assert (datamodule.category, datamodule.normal_classes) == ("good+used", ["good", "used"])
+    for dataset in (datamodule.train_data, datamodule.test_data):
+        assert [Path(path).parent.name for path in dataset.samples["image_path"]] == list(dataset.samples["class_name"])
+
+    drawn = set_up(one_tree, ["pear", "apple"])
+    assert paths_of(drawn.train_data) == expected_parts("apple", 0.8, 0)[0] | expected_parts("pear", 0.8, 0)[0]
+    assert paths_of(drawn.test_data, 0) == expected_parts("apple", 0.8, 0)[1] | expected_parts("pear", 0.8, 0)[1]
+
+
+def test_classes_that_can_be_normal(two_trees: Path, one_tree: Path) -> None:
+    """Those that have training images, where folders say it."""
+    assert OneClassFolder(two_trees, "good").class_names() == ["good", "used"]
+    assert OneClassFolder(one_tree, "apple").class_names() == ["apple", "pear", "plum"]
+    assert OneClassFolder(one_tree, "apple", classes=["pear", "apple"]).class_names() == ["pear", "apple"]
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")  # Lightning, with torch 2.10 and later
 @pytest.mark.parametrize(("val_split_mode", "seen"), [("none", (18, 0, 8)), ("same_as_test", (18, 8, 8))])
 def test_lightning_trains_with_and_without_validation(
@@ -253,13 +279,15 @@ def test_get_datamodule_hands_over_omegaconf_lists(one_tree: Path, monkeypatch: 
     assert (len(datamodule.train_data), len(datamodule.test_data)) == (8, 2 + 5)
 
 
-@pytest.mark.parametrize("config", ["one_class_folder", "wbc", "cifar10", "fashion_mnist", "mvtec"])
-def test_configs_are_accepted_by_the_command_line(config: str) -> None:
-    """Each file of configs/data passes jsonargparse."""
-    folder = Path(__file__).parents[3] / "configs/data"
-    datamodule = OneClassFolder.from_config(folder / f"{config}.yaml")
-    assert isinstance(datamodule, OneClassFolder)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_are_accepted_by_the_command_line(path: Path) -> None:
+    """Each file of configs/data passes jsonargparse; a class of digits may be a number, and classes may be several."""
+    datamodule = AnomalibDataModule.from_config(path)
+    assert isinstance(datamodule, OneClassData)
     assert datamodule.val_split_mode == "none"
+    assert AnomalibDataModule.from_config(path, **{"data.normal_class": "7"}).normal_classes == ["7"]
+    several = AnomalibDataModule.from_config(path, **{"data.normal_class": "[7, b, '08']"})
+    assert several.normal_classes == ["7", "b", "08"]
 
 
 @pytest.mark.data

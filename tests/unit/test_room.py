@@ -1,4 +1,4 @@
-"""Disk space at hand."""
+"""Disk space that is taken before it is used; `take_room` is tested where it is used (test_stem_cache)."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from panda_anomalib.adaptation.room import reserve
+from panda_anomalib.room import reserve
 
 
 def test_reserved_room_can_be_written(tmp_path: Path) -> None:
