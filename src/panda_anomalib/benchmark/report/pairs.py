@@ -68,9 +68,9 @@ def compare_models(scores: dict[str, dict[int, Scores]]) -> Pairs:
         return Pairs([], [f"DeLong's test needs two images of each kind; this test set has {kinds}."])
     aurocs, covariance = auroc_covariance(np.stack([found.distances for _, found in group]), labels)
     named = list(combinations(columns, 2))
-    found = [compare(aurocs, covariance, columns[first], columns[second]) for first, second in named]
-    adjusted = holm([comparison.p_value for comparison in found])
-    pairs = [Pair(*names, one, float(p)) for names, one, p in zip(named, found, adjusted, strict=True)]
+    compared = [compare(aurocs, covariance, columns[first], columns[second]) for first, second in named]
+    adjusted = holm([comparison.p_value for comparison in compared])
+    pairs = [Pair(*names, one, float(p)) for names, one, p in zip(named, compared, adjusted, strict=True)]
     return Pairs(pairs, _remarks(scores, list(columns), len(group), counts))
 
 

@@ -115,9 +115,9 @@ def _normalised(rows: pd.DataFrame, folder: Path, remarks: list[str]) -> pd.Data
     for name in TEXT_COLUMNS:
         jobs[name] = _text(jobs[name]) if name in jobs else ""
     metrics = [name for name in jobs if str(name).startswith(("image_", "pixel_"))]
-    for name in dict.fromkeys((*_NUMBERS, *metrics)):
-        numbers = pd.to_numeric(jobs[name], errors="coerce") if name in jobs else np.nan
-        jobs[name] = pd.Series(numbers, index=jobs.index, dtype=float)
+    for column in dict.fromkeys((*_NUMBERS, *metrics)):
+        numbers = pd.to_numeric(jobs[column], errors="coerce") if column in jobs else np.nan
+        jobs[column] = pd.Series(numbers, index=jobs.index, dtype=float)
     jobs["status"] = jobs["status"].where(jobs["status"] != "", np.where(jobs["error"] == "", "done", "failed"))
     jobs["category"] = jobs["category"].replace("", "all")
     if jobs["seed"].isna().any():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from panda_anomalib.atomic import write_atomically
@@ -57,7 +58,7 @@ def write_report(folders: Sequence[Path | str], output: Path | str | None = None
 def _write_pictures(folder: Path, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        write_atomically(folder / name, lambda path, content=content: path.write_bytes(content))
+        write_atomically(folder / name, partial(Path.write_bytes, data=content))
     for path in folder.iterdir():  # of an earlier report
         if path.suffix in (".svg", ".jpg") and path.name not in files:
             path.unlink()

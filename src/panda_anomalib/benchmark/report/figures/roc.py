@@ -1,6 +1,7 @@
 """ROC curves of the best models, a panel for each of a few classes."""
 
 import math
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -68,7 +69,13 @@ def _draw_panel(axes: Axes, one: ClassResult, models: list[str], looks: dict[str
         look = looks[model]
         axes.plot(curve.false_alarms, curve.found, color=look.color, linestyle=look.dash, linewidth=1.6)
         if curve.point:
-            point = {"markersize": 7, "markeredgecolor": PAPER, "color": look.color, "zorder": 3, "clip_on": False}
+            point: dict[str, Any] = {
+                "markersize": 7,
+                "markeredgecolor": PAPER,
+                "color": look.color,
+                "zorder": 3,
+                "clip_on": False,
+            }
             axes.plot(*curve.point, look.marker, **point)
         axes.plot([], [], look.dash, marker=look.marker, color=look.color, linewidth=1.6, label=model)
     ticks = [0, 0.25, 0.5, 0.75, 1]

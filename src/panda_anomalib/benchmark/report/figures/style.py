@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> str:
         height: In inches.
         paint: Draws on the empty figure.
     """
-    with rc_context(_SETTINGS):
+    with rc_context(cast("Any", _SETTINGS)):  # matplotlib types its keys one by one
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure)
         file = io.StringIO()
@@ -75,7 +76,7 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> str:
 
 def add_legend(canvas: Figure, models: Sequence[str]) -> None:
     """Names of the models below the drawing, in columns if they are short enough."""
-    found = {}
+    found: dict[str, Any] = {}
     for axes in canvas.axes:
         handles, labels = axes.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))

@@ -1,5 +1,7 @@
 """The first screen: what must be known, and the table that most readers come for."""
 
+from typing import Any
+
 from panda_anomalib.benchmark.report.analysis import Analysis
 from panda_anomalib.benchmark.report.blocks import Block, Cell, Section, Table
 from panda_anomalib.benchmark.report.cautions import cautions
@@ -17,7 +19,7 @@ def glance_section(analysis: Analysis) -> Section:
 
 
 def _table(analysis: Analysis) -> Table:
-    ranks = analysis.ranked.mean_ranks if analysis.ranked else {}
+    ranks: Any = analysis.ranked.mean_ranks if analysis.ranked else {}
     measured = [model for model in analysis.models if any(model in result.means for result in analysis.datasets)]
     header = ["model", *(result.dataset for result in analysis.datasets)]
     rows = []

@@ -67,7 +67,7 @@ def compare(aurocs: Array, covariance: Array, first: list[int], second: list[int
     contrast[first] = 1 / len(first)
     contrast[second] -= 1 / len(second)
     difference = float(contrast @ aurocs)
-    error = float(np.sqrt(max(contrast @ covariance @ contrast, 0.0)))
+    error = float(np.sqrt(max(float(contrast @ covariance @ contrast), 0.0)))
     if error < 1e-12:
         return Comparison(difference, difference, difference, 1.0 if abs(difference) < 1e-12 else float("nan"))
     margin = float(stats.norm.ppf(0.975)) * error
