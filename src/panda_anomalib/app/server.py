@@ -34,7 +34,7 @@ def serve(model: str | Path, *, images: str | Path | None = None, host: str = "1
 
     Raises:
         FileNotFoundError: If there is no checkpoint, or no such folder.
-        ValueError: If the checkpoint is not of ours, or the folder holds no image.
+        ValueError: If the checkpoint is not of ours, the folder holds no image, or there is no such port.
         RuntimeError: If the port is taken, or the address not this machine's.
     """
     paths = _find_images(images)
@@ -71,13 +71,15 @@ def _find_images(folder: str | Path | None) -> list[Path]:
 
 def _listen(host: str, port: int) -> socket.socket:
     """Socket at the address: taken before the model is loaded, which takes longer."""
+    if not 0 <= port < 2**16:  # the system would take the remainder
+        raise ValueError(f"port must be from 0 to 65535, got {port}; 0 takes a free one.")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise RuntimeError(
                 f"port must be free, got {port}, where another program listens; choose another."
             ) from None
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror or error
         raise RuntimeError(f"host and port must be of this machine, got {host}:{port}: {reason}.") from None

@@ -14,7 +14,7 @@ def all_checks(results: str | Path = "results") -> list[Check]:
         results: Folder of the results, which must be writable.
     """
     host = "panda_anomalib.doctor"
-    reinstall = install_command("panda-anomalib", "torch", "torchvision", again=True)
+    reinstall = install_command("torch", "torchvision", again=True)
     return [
         Check("python", f"{host}.versions:check_python"),
         Check("packages", f"{host}.versions:check_packages", mend=install_command("packaging")),

@@ -54,7 +54,7 @@ def check_runtimes() -> list[Finding]:
     if importlib.util.find_spec("openvino") is not None:
         names.append("openvino")
     else:
-        absent.append(f"openvino (2 to 4 times as fast on processors: {install_command('panda-anomalib[openvino]')})")
+        absent.append(f"openvino (2 to 4 times as fast on processors: {install_command('openvino>=2025.0')})")
     usable: list[str] = []
     for name in names:
         try:

@@ -5,7 +5,6 @@ import importlib.util
 import platform
 import sys
 import time
-from collections.abc import Iterator
 
 from panda_anomalib.doctor.findings import Finding, build_of, install_command, version_of
 
@@ -30,28 +29,29 @@ def check_python() -> Finding:
 
 def check_packages() -> list[Finding]:
     """Versions against what this package, anomalib and torchvision ask for."""
-    problems = [
-        Finding("error", found, mend) for owner in (_OURS, "anomalib", "torchvision") for found, mend in _unmet(owner)
-    ]
+    problems = []
+    for owner in (_OURS, "anomalib", "torchvision"):
+        try:
+            unmet = _unmet(owner)
+        except importlib.metadata.PackageNotFoundError:
+            if owner == _OURS:
+                found = f"{owner} is on the path but not installed, so what it requires is not known"
+                problems.append(Finding("error", found, f"{install_command('-e', '.')} (in its folder)"))
+            continue
+        if unmet:
+            listed = ", ".join(f"{plain} ({instead})" for plain, instead in unmet.items())
+            problems.append(Finding("error", f"{owner} needs {listed}", install_command(*unmet)))
     versions = {name: version_of(name) for name in SHOWN}
     listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     return problems or [Finding("ok", listed)]
 
 
-def _unmet(owner: str) -> Iterator[tuple[str, str]]:
-    """What an installed distribution requires and does not have, and the command that installs it."""
+def _unmet(owner: str) -> dict[str, str]:
+    """What a distribution requires and does not have, and what is there instead; PackageNotFoundError if it is not."""
     from packaging.requirements import Requirement
 
-    try:
-        requirements = [Requirement(line) for line in importlib.metadata.requires(owner) or []]
-    except importlib.metadata.PackageNotFoundError:
-        if owner == _OURS:
-            yield (
-                f"{owner} is on the path but not installed, so what it requires is not known",
-                install_command("-e", "."),
-            )
-        return
-    for requirement in requirements:
+    unmet = {}
+    for requirement in map(Requirement, importlib.metadata.requires(owner) or []):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         name, version = requirement.name, version_of(requirement.name)
@@ -59,9 +59,10 @@ def _unmet(owner: str) -> Iterator[tuple[str, str]]:
         if version is None:
             module = _OTHER_BUILDS.get(name)
             if module is None or importlib.util.find_spec(module) is None:
-                yield f"{owner} needs {plain}, which is not installed", install_command(plain)
+                unmet[plain] = "not installed"
         elif not requirement.specifier.contains(version, prereleases=True):
-            yield f"{owner} needs {plain}, got {version}", install_command(plain)
+            unmet[plain] = f"got {version}"
+    return unmet
 
 
 def check_torch() -> Finding:

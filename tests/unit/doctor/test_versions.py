@@ -51,23 +51,23 @@ def test_versions_out_of_range_are_named_with_the_command_that_mends_them(distri
     """Ours of anomalib, anomalib's of Lightning, torchvision's of torch."""
     distribution("anomalib", "2.6.1", "Requires-Dist: lightning>=99", "Requires-Dist: nowhere>=1; extra == 'other'")
     distribution("torchvision", "0.99.0", "Requires-Dist: torch==1.2.3")
-    found = {finding.found: finding for finding in check_packages()}
-    assert {finding.status for finding in found.values()} == {"error"}
-    ours = found["panda-anomalib needs anomalib<2.8,>=2.7, got 2.6.1"]
+    ours, theirs, torchvisions = check_packages()
+    assert {ours.status, theirs.status, torchvisions.status} == {"error"}
+    assert ours.found == "panda-anomalib needs anomalib<2.8,>=2.7 (got 2.6.1)"
     assert ours.mend == install_command("anomalib<2.8,>=2.7")
-    assert any(text.startswith("anomalib needs lightning>=99, got ") for text in found)
-    assert any(text.startswith("torchvision needs torch==1.2.3, got ") for text in found)
-    assert len(found) == 3
+    assert theirs.found.startswith("anomalib needs lightning>=99 (got ")
+    assert torchvisions.found.startswith("torchvision needs torch==1.2.3 (got ")
 
 
 def test_a_missing_package_is_named(distribution: MakeDistribution) -> None:
-    """But faiss may come from another distribution than faiss-cpu."""
-    distribution("panda-anomalib", "0.1.0", "Requires-Dist: no-such-thing>=2", "Requires-Dist: no-faiss>=1")
+    """But faiss may come from another distribution than faiss-cpu. One command mends everything."""
+    needed = [f"Requires-Dist: {name}" for name in ("no-such-thing>=2", "no-faiss>=1", "torch>=99", "timm")]
+    distribution("panda-anomalib", "0.1.0", *needed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(versions, "_OTHER_BUILDS", {"no-faiss": "faiss"})
         (finding,) = check_packages()
-    assert finding.found == "panda-anomalib needs no-such-thing>=2, which is not installed"
-    assert finding.mend == install_command("no-such-thing>=2")
+    assert finding.found.startswith("panda-anomalib needs no-such-thing>=2 (not installed), torch>=99 (got ")
+    assert finding.mend == install_command("no-such-thing>=2", "torch>=99")
 
 
 def test_a_source_tree_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
