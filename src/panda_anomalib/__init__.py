@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from panda_anomalib.registration import register_with_anomalib
 
 if TYPE_CHECKING:
+    from panda_anomalib.data import Demo as Demo
     from panda_anomalib.data import OneClassFolder as OneClassFolder
     from panda_anomalib.engine import Engine as Engine
     from panda_anomalib.models import Dn2 as Dn2
@@ -21,9 +22,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _MODELS = ("Dn2", "Panda", "PandaEwc", "PandaJoint", "PandaOe", "PandaSes")
-__all__ = ["Dn2", "Engine", "OneClassFolder", "Panda", "PandaEwc", "PandaJoint", "PandaOe", "PandaSes", "__version__"]
+_DATA = ("Demo", "OneClassFolder")
+__all__ = [
+    "Demo",
+    "Dn2",
+    "Engine",
+    "OneClassFolder",
+    "Panda",
+    "PandaEwc",
+    "PandaJoint",
+    "PandaOe",
+    "PandaSes",
+    "__version__",
+]
 
-_HOME = {"Engine": "engine", "OneClassFolder": "data", **dict.fromkeys(_MODELS, "models")}
+_HOME = {"Engine": "engine", **dict.fromkeys(_DATA, "data"), **dict.fromkeys(_MODELS, "models")}
 
 
 def __getattr__(name: str) -> Any:

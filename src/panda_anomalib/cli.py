@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
             _stop(130, "interrupted.")
         raise
-    except (FileExistsError, FileNotFoundError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         message = _own_message(error)
         if message is None or os.environ.get("PANDA_ANOMALIB_TRACEBACK") == "1":
             raise

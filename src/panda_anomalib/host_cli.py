@@ -205,3 +205,7 @@ class PandaCLI(AnomalibCLI):
             Benchmark().run(self.config.benchmark)
         else:
             super()._run_subcommand()
+        if self.subcommand in FITTING and self.engine.trainer.is_global_zero:
+            from panda_anomalib.next_steps import describe_training
+
+            sys.stdout.write(describe_training(self.engine.best_model_path, self.datamodule))

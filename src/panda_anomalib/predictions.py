@@ -339,6 +339,16 @@ def _print_summary(report: dict[str, Any], folder: Path) -> None:
         total = report[kind]
         text = f"{report[count]} of {total} {kind} images" if total else f"undefined (no {kind} image in the test set)"
         table.add_row(title, text)
+    if report["threshold"] is not None and math.isfinite(report["threshold"]):
+        source = f"for {report['false_positive_rate']:.0%} false alarms, from {report['num_calibration']} normal images"
+        table.add_row("threshold", f"{report['threshold']:.4g} (score 0.5), {source}")
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
-    console.print(f"Everything is in {folder}", markup=False)
+    console.print(f"Everything is in {folder}{_pictures(folder)}", markup=False)
+
+
+def _pictures(folder: Path) -> str:
+    """What to look at, where a visualizer has drawn something."""
+    drawn = {"overview.png": "all at a glance in overview.png", "images": "a picture of every verdict in images"}
+    found = [text for name, text in drawn.items() if (folder / name).exists()]
+    return f": {', '.join(found)}" if found else ""

@@ -137,6 +137,19 @@ def test_a_configuration_without_data_is_an_argument_error(tmp_path: Path, capsy
     assert "Option 'train.data' is required" in capsys.readouterr().err
 
 
+def test_demo_that_cannot_be_drawn_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A place that cannot be written to, and a demo that was altered: exit code 1, and the files as they were."""
+    (tmp_path / "file").touch()
+    assert _exit_code("train", *MODEL, *QUIET, "--data", "Demo", "--data.root", "file") == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: root must be a folder one can read and write, got 'file' (")
+    (tmp_path / "demo/gravel").mkdir(parents=True)
+    (tmp_path / "demo/gravel/mine.png").touch()
+    assert _exit_code("train", *MODEL, *QUIET, "--data", "Demo", "--data.root", "demo", "--data.overwrite", "true") == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: 'demo/gravel' must hold nothing but demo images, got 'mine.png'; ")
+
+
 def test_unknown_names_get_a_suggestion(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Options and classes."""
     assert _exit_code("train", *MODEL, *_data_of(photos), "--trainer.max_epocs", "1") == 2

@@ -1,5 +1,7 @@
-"""Every configuration of a model or of data runs through our command line, on small photographs."""
+"""Every configuration of a model, of data, and the quickstart runs through our command line, on small photographs."""
 
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 from skimage import data
 
 import panda_anomalib.data
+from panda_anomalib import Demo, Dn2
 from panda_anomalib.cli import main
 from panda_anomalib.data import Wbc
 
@@ -112,4 +115,36 @@ def test_data_configuration_names_real_classes(name: str, folder: str, data_root
     arguments = yaml.safe_load((CONFIGS / f"data/{name}.yaml").read_text())["init_args"]
     root = data_root / folder
     classes = root / "train" if (root / "train").is_dir() else root
-    assert (classes / arguments["normal_class"]).is_dir()
+    for class_name in (arguments["normal_class"], *arguments.get("classes", [])):
+        assert (classes / class_name).is_dir(), class_name
+
+
+def test_quickstart_is_the_first_command_and_finds_the_defects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what ``train --model Dn2 --data Demo`` means, reaches what it promises, and tells where everything is."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", str(CONFIGS / "quickstart.yaml"), "--model.runtime", "channels_last", *QUIET[:-2]]
+    main(["train", *arguments])
+    out = capsys.readouterr().out
+    config = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+    for part, implied in (("model", Dn2), ("data", Demo)):
+        assert config[part]["class_path"].rpartition(".")[2] == implied.__name__
+        defaults = inspect.signature(implied).parameters
+        assert config[part]["init_args"] == {name: defaults[name].default for name in config[part]["init_args"]}
+
+    run = tmp_path / "results/Dn2/Demo/gravel/v0"
+    metrics = json.loads((run / "test/metrics.json").read_text())
+    assert metrics["metrics"]["image_AUROC"] >= 0.95
+    assert metrics["false_alarms"] <= 12  # of 60: the test images show other stones than the training images
+    pictures = sorted((run / "test/images").rglob("*.png"))
+    assert len(pictures) == 120
+    with Image.open(pictures[0]) as picture:
+        assert picture.width == 880
+    for line in (
+        f"Everything is in {run / 'test'}: all at a glance in overview.png, a picture of every verdict in images",
+        f"The trained model is {run / 'weights/lightning/model.ckpt'}",
+        "panda-anomalib detect --normal good/ --images new/",
+        "panda-anomalib train --model Panda --data Demo",
+    ):
+        assert line in out

@@ -1,8 +1,9 @@
-"""Data: truthful reading, one-class data sets from folders and of the papers, images to predict."""
+"""Data: truthful reading, one-class data sets from folders and of the papers, images to predict, demo images."""
 
 from panda_anomalib.data.birds import Birds200
 from panda_anomalib.data.cats_vs_dogs import CatsVsDogs, OxfordPets
 from panda_anomalib.data.dataset import PredictImages
+from panda_anomalib.data.demo import Demo
 from panda_anomalib.data.dior import Dior
 from panda_anomalib.data.flowers import Flowers102
 from panda_anomalib.data.folder import OneClassFolder
@@ -15,6 +16,7 @@ __all__ = [
     "CatsVsDogs",
     "Cifar10",
     "Cifar100",
+    "Demo",
     "Dior",
     "FashionMnist",
     "Flowers102",

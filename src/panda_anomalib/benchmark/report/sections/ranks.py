@@ -49,7 +49,7 @@ def _table(ranked: RankComparison) -> Table:
         return Table("Mean rank over data sets, 1 is best", ["model", "mean rank"], rows)
     rows = []
     for model in models:
-        p_values = ranked.pairs.loc[model, models].astype(float).tolist()
+        p_values = [float(value) for value in ranked.pairs.loc[model, models].to_numpy()]
         cells = [
             Cell("" if other == model else p_value(p), bold=p < 0.05) for other, p in zip(models, p_values, strict=True)
         ]
