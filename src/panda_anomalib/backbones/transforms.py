@@ -183,6 +183,18 @@ class ImagePreProcessor(PreProcessor):
             if (dataset := getattr(datamodule, name, None)) is not None:
                 self.install(dataset)
 
+    def install_again(self, trainer: Trainer) -> None:
+        """Install on every dataset of the datamodule, and on those that the trainer's loaders have it on already.
+
+        For a checkpoint that decided on another geometry than the arguments, by which the datasets were prepared.
+        """
+        self.install_all(trainer)
+        source = getattr(getattr(trainer._active_loop, "_data_source", None), "instance", None)
+        for loader in source if isinstance(source, list | tuple) else [source]:
+            dataset = getattr(loader, "dataset", None)
+            if _last_geometry(dataset) is not None:
+                self.install(dataset)
+
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.install_all(trainer)

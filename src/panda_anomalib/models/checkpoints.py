@@ -59,7 +59,7 @@ class CheckpointMixin(_Host):
         self.bank_record = BankRecord.from_plain(ours.get("bank"))
         self.forget_runtime()
         if self._trainer is not None and isinstance(self.pre_processor, ImagePreProcessor):
-            self.pre_processor.install_all(self.trainer)
+            self.pre_processor.install_again(self.trainer)
 
     def _adopt(self, saved: dict[str, Any]) -> None:
         given = dict(self.hparams)

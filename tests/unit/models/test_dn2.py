@@ -19,7 +19,7 @@ from runs import engine
 from runs import one_class as data
 from torch.utils.data import DataLoader
 
-from panda_anomalib import Dn2, OneClassFolder
+from panda_anomalib import Dn2, Engine, OneClassFolder
 from panda_anomalib.data.reading import read_image
 
 SMALL: dict[str, Any] = {
@@ -129,6 +129,16 @@ def test_checkpoint_gives_the_same_scores_bit_for_bit(
     found = engine(tmp_path / "other").predict(other, dataloaders=loader(photographs, model), ckpt_path=path)
     assert_same_predictions(found, expected)
     assert other.training_paths == model.training_paths
+
+
+def test_checkpoint_decides_on_the_size_of_images_to_predict(
+    trained: tuple[Dn2, Path, pd.DataFrame], photographs: Path, tmp_path: Path
+) -> None:
+    """A folder is prepared by the arguments before the checkpoint is read."""
+    arguments: dict[str, Any] = {"data_path": photographs / "coffee", "ckpt_path": trained[1]}
+    (expected,) = Engine(default_root_dir=tmp_path).predict(Dn2(**SMALL), **arguments)
+    (found,) = Engine(default_root_dir=tmp_path).predict(Dn2(**{**SMALL, "resize": 96, "crop": 90}), **arguments)
+    assert torch.equal(found.distance, expected.distance)
 
 
 def loader(root: Path, model: Dn2) -> DataLoader[Any]:
