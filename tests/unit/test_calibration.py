@@ -35,6 +35,15 @@ def test_p_values_equal_reference(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(conformal_p_values(distances, calibration), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("count", "rate"), [(10, 0.05), (43, 0.05), (400, 0.1)])
+def test_realised_rates_are_those_of_many_draws(count: int, rate: float, rng: np.random.Generator) -> None:
+    """The share of uniform distances above a threshold from M of them is one minus the threshold."""
+    draws = torch.from_numpy(rng.random((20_000, count)))
+    realised = np.array([1 - float(conformal_threshold(distances, rate)) for distances in draws])
+    expected = [realised.mean(), *np.quantile(realised, [0.05, 0.95])]
+    np.testing.assert_allclose(realised_rates(count, rate), expected, rtol=0.1)
+
+
 def test_label_score_and_p_value_agree(rng: np.random.Generator) -> None:
     """Anomalous, score above 0.5 and p-value at most the rate are one and the same."""
     calibration = Calibration(0.05)

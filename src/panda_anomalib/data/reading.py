@@ -19,6 +19,7 @@ import numpy as np
 import tifffile
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
 from rich.progress import Progress
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_dtype, to_image
@@ -166,7 +167,7 @@ def inspect_images(
     files = [Path(path) for path in paths]
     found: dict[Path, Inspection] = {}
     started = time.monotonic()
-    progress = Progress(transient=True)
+    progress = Progress(transient=True, console=Console(stderr=True))
     task = progress.add_task("Checking images", total=len(files))
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         try:
@@ -176,7 +177,8 @@ def inspect_images(
                 if not progress.live.is_started and time.monotonic() - started > _SHOW_PROGRESS_AFTER_S:
                     progress.start()
         finally:
-            progress.stop()
+            if progress.live.is_started:  # else it would print an empty line
+                progress.stop()
     return found
 
 
