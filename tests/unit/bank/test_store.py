@@ -139,7 +139,7 @@ def test_a_second_process_waits_or_says_so(model: Path, caplog: pytest.LogCaptur
 def test_a_folder_that_cannot_be_written_is_named_first(model: Path) -> None:
     """Before any image is embedded; here something stands in the place of the lock, which stops root as well."""
     model.with_name(".model.ckpt.lock").mkdir()
-    with pytest.raises(RuntimeError, match="folder of the model must be writable to replace it, got .*directory"):
+    with pytest.raises(RuntimeError, match=r"folder of the model must be writable to replace it, got .*directory"):
         remove_images(model, paths(model)[:1])
 
 
