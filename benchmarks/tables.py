@@ -1,4 +1,4 @@
-"""Put the README's tables together from ``results``: everything between ``<!-- table:NAME -->`` and ``<!-- end -->``.
+"""Put the tables of README and docs together from ``results``: from ``<!-- table:NAME -->`` to ``<!-- end -->``.
 
 python benchmarks/tables.py
 """
@@ -12,7 +12,7 @@ import pandas as pd
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 SETS = {"cifar10": "CIFAR-10", "mvtec_screw_512": "MVTec screw", "fashion_mnist_1000": "Fashion-MNIST", "wbc": "WBC"}
 NAMES = {
@@ -311,4 +311,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
