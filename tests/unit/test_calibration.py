@@ -8,7 +8,7 @@ import reference
 import torch
 from anomalib.data import InferenceBatch
 
-from panda_anomalib.calibration import Calibration, conformal_p_values, conformal_threshold
+from panda_anomalib.calibration import Calibration, conformal_p_values, conformal_threshold, realised_rates
 from panda_anomalib.scorers import KMeansScorer, KNNScorer, Scorer, WhiteningScorer
 
 
@@ -27,6 +27,15 @@ def test_p_values_equal_reference(rng: np.random.Generator) -> None:
     distances = torch.arange(-1, 12, dtype=torch.float32)
     expected = [reference.conformal_p_value(d, calibration.numpy()) for d in distances.numpy()]
     np.testing.assert_allclose(conformal_p_values(distances, calibration), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "rate"), [(10, 0.05), (43, 0.05), (400, 0.1)])
+def test_realised_rates_are_those_of_many_draws(count: int, rate: float, rng: np.random.Generator) -> None:
+    """The share of uniform distances above a threshold from M of them is one minus the threshold."""
+    draws = torch.from_numpy(rng.random((20_000, count)))
+    realised = np.array([1 - float(conformal_threshold(distances, rate)) for distances in draws])
+    expected = [realised.mean(), *np.quantile(realised, [0.05, 0.95])]
+    np.testing.assert_allclose(realised_rates(count, rate), expected, rtol=0.1)
 
 
 def test_label_score_and_p_value_agree(rng: np.random.Generator) -> None:

@@ -1,5 +1,6 @@
 """What can be found out about a memory bank without new images: is the file whole, are the images what they were."""
 
+import math
 import os
 import zipfile
 from collections import defaultdict
@@ -14,18 +15,13 @@ from torch import Tensor
 from panda_anomalib.backbones import Backbone
 from panda_anomalib.bank.editing import refit
 from panda_anomalib.bank.kept import KeptImages
+from panda_anomalib.bank.near_copies import near_copies
 from panda_anomalib.bank.store import StoredModel, read_model
 from panda_anomalib.calibration import Calibration, realised_rates
 from panda_anomalib.engine import existing_checkpoint
 from panda_anomalib.models.bank_record import file_digests
-from panda_anomalib.progress import track
-from panda_anomalib.scorers.search import mean_and_norms, nearest
 
 __all__ = ["Finding", "check_bank"]
-
-_SHARE_OF_SPACING = 0.25
-"""As for outliers (`adaptation.near_duplicates`): nearer than a quarter of the typical nearest neighbour."""
-_SEARCH_BLOCK = 512
 
 
 @dataclass
@@ -64,9 +60,10 @@ def check_bank(model: str | os.PathLike[str]) -> list[Finding]:
     except ValueError as error:
         return [*findings, Finding("bank", "note", f"cannot be changed: {error}"), *_without_embeddings(stored)]
     made = ", ".join(f"{name} {value}" for name, value in bank.conditions.items())
-    text = f"{stored.model.name}, {len(bank.paths)} images with embeddings of {tuple(bank.embeddings.shape[1:])}"
-    findings.append(Finding("bank", "ok", f"{text}; made by {made or 'unknown conditions'}."))
-    findings += [*_images(bank.paths, bank.digests), *_near_copies(bank), *_without_embeddings(stored)]
+    shape = " x ".join(map(str, bank.embeddings.shape))
+    text = f"{stored.model.name} with the embeddings of {len(bank.paths)} images ({shape})"
+    findings.append(Finding("bank", "ok", f"{text}; fitted with {made or 'what is not known'}."))
+    findings += [*_images(bank.paths, bank.digests), _near_copies(bank), *_without_embeddings(stored)]
     findings.append(_refitted(stored, bank))  # last: it changes the model at hand
     return findings
 
@@ -82,7 +79,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _images(paths: list[str], digests: list[str]) -> Iterator[Finding]:
-    found = file_digests(paths)
+    found = file_digests(paths, "Hashes of the images")
     missing = [path for path in paths if not Path(path).is_file()]
     changed = [path for path, then, now in zip(paths, digests, found, strict=True) if then and now and then != now]
     unknown = sum(not digest for digest in digests)
@@ -108,33 +105,19 @@ def _images(paths: list[str], digests: list[str]) -> Iterator[Finding]:
         yield Finding("copies", "ok", "no image is an exact copy of another.")
 
 
-def _near_copies(bank: KeptImages) -> Iterator[Finding]:
-    """Pairs that lie, as embeddings, far nearer to each other than images of this bank usually do."""
-    rows = bank.embeddings.flatten(1)
-    if len(rows) < 3:
-        return
-    lengths, positions = _nearest_others(rows)
-    near = (lengths < _SHARE_OF_SPACING * lengths.median()).nonzero()[:, 0].tolist()
-    pairs = sorted({tuple(sorted((number, int(positions[number])))) for number in near})
-    distinct = [(a, b) for a, b in pairs if not bank.digests[a] or bank.digests[a] != bank.digests[b]]
-    if distinct:
-        text = (
-            f"{len(distinct)} pairs are nearly the same to the network (such as one picture stored twice, or frames of "
-            "a film): the threshold may be too low."
-        )
-        yield Finding("near", "note", text, [f"{bank.paths[a]} and {bank.paths[b]}" for a, b in distinct])
-    else:
-        yield Finding("near", "ok", "no two images are nearly the same to the network.")
-
-
-def _nearest_others(rows: Tensor) -> tuple[Tensor, Tensor]:
-    mean, norms = mean_and_norms(rows)
-    lengths, positions = [], []
-    for own in track(torch.arange(len(rows)).split(_SEARCH_BLOCK), "Near copies"):
-        squared, found = nearest(rows[own], rows, mean, norms, 1, exclude=own)
-        lengths.append(squared[:, 0].sqrt())
-        positions.append(found[:, 0])
-    return torch.cat(lengths), torch.cat(positions)
+def _near_copies(bank: KeptImages) -> Finding:
+    pairs = [
+        f"{bank.paths[a]} and {bank.paths[b]}"
+        for a, b in near_copies(bank.embeddings)
+        if not bank.digests[a] or bank.digests[a] != bank.digests[b]
+    ]
+    if not pairs:
+        return Finding("near", "ok", "no two images are nearly the same to the network.")
+    text = (
+        f"{len(pairs)} pairs are nearly the same to the network (one picture stored twice, frames of a film): the "
+        "threshold may be too low."
+    )
+    return Finding("near", "note", text, pairs)
 
 
 def _without_embeddings(stored: StoredModel) -> Iterator[Finding]:
@@ -146,12 +129,16 @@ def _without_embeddings(stored: StoredModel) -> Iterator[Finding]:
     count, asked = calibration.num_calibration, calibration.false_positive_rate
     mean, low, high = realised_rates(count, asked)
     text = (
-        f"{float(calibration.threshold):.6g} from {count} images, for a false-positive rate of {asked:g}: {mean:.3g} "
-        f"on average, and between {low:.3g} and {high:.3g} for nine of ten banks of this size."
+        f"{float(calibration.threshold):.6g} from {count} images, for {_percent(asked)} of false alarms. So many give "
+        f"{_percent(mean)} on average, and between {_percent(low)} and {_percent(high)} for nine of ten such banks."
     )
     if mean > asked:
-        text += f" {asked:g} needs at least {round(1 / asked) - 1} images."
+        text += f" {_percent(asked)} needs at least {math.ceil(1 / asked) - 1} images."
     yield Finding("threshold", "note" if mean > asked else "ok", text)
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.2g} %"
 
 
 def _weights(stored: StoredModel) -> Finding:

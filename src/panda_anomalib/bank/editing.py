@@ -89,7 +89,7 @@ def add_images(
     with changing(model, wait=wait) as stored:
         bank = KeptImages.of(stored)
         own, known = (
-            dict(zip(paths, file_digests(paths), strict=True)),
+            dict(zip(paths, file_digests(paths, "Hashes of the images"), strict=True)),
             dict(zip(bank.paths, bank.digests, strict=True)),
         )
         if changed := [path for path in paths if known.get(path, "") not in ("", own[path])]:

@@ -17,6 +17,7 @@ import numpy as np
 import tifffile
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from rich.console import Console
 from rich.progress import Progress
 from torchvision import tv_tensors
 from torchvision.transforms.v2.functional import to_dtype, to_image
@@ -110,7 +111,7 @@ def verify_images(
     files = [Path(path) for path in paths]
     reasons: dict[Path, str] = {}
     started = time.monotonic()
-    progress = Progress(transient=True)
+    progress = Progress(transient=True, console=Console(stderr=True))
     task = progress.add_task("Checking images", total=len(files))
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         try:
@@ -121,7 +122,8 @@ def verify_images(
                 if not progress.live.is_started and time.monotonic() - started > _SHOW_PROGRESS_AFTER_S:
                     progress.start()
         finally:
-            progress.stop()
+            if progress.live.is_started:  # else it would print an empty line
+                progress.stop()
     return reasons
 
 

@@ -70,10 +70,16 @@ class BankRecord:
         )
 
 
-def file_digests(paths: Sequence[str]) -> list[str]:
-    """SHA-256 of each file as hexadecimal digits, computed in threads and with progress; empty for one not readable."""
+def file_digests(paths: Sequence[str], description: str | None = None) -> list[str]:
+    """SHA-256 of each file as hexadecimal digits, computed in threads; empty for one that cannot be read.
+
+    Args:
+        paths: Files.
+        description: What the progress bar says; none is shown without it.
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(track(pool.map(_digest, paths), "Hashes of the images", total=len(paths)))
+        digests = pool.map(_digest, paths)
+        return list(digests if description is None else track(digests, description, total=len(paths)))
 
 
 def _digest(path: str) -> str:

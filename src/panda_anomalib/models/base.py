@@ -266,7 +266,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         kept = self.hparams["keep_embeddings"] and self.model.scorer.fitted_embeddings() is None
         self.bank_record = BankRecord(
             embeddings.detach().float().cpu() if kept else None,
-            file_digests(self.training_paths) if digests is None else digests,
+            file_digests(self.training_paths, "Hashes of the normal images") if digests is None else digests,
             None if held_out is None else held_out.tolist(),
             dict(self.conditions),
         )

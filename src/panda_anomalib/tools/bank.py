@@ -1,6 +1,7 @@
 """``panda-anomalib bank``: the normal images of a trained model, changed, listed and checked."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,6 +74,14 @@ def make_parser() -> ToolParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what was asked; the exit code is 1 if a check found something wrong."""
+    try:
+        return _run(arguments)
+    except BrokenPipeError:  # the reader has seen enough, as in ``bank list MODEL | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the end of the process would complain
+        return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.action == "list":
         return _list(arguments.model, arguments.first, csv=arguments.csv)
     if arguments.action == "check":

@@ -67,6 +67,18 @@ def test_embedding_does_not_depend_on_the_batch(name: RuntimeName, backbone: Bac
     assert torch.equal(run(torch.cat([images, images]))[:5], together)
 
 
+@pytest.mark.parametrize("name", ["eager", "channels_last"])
+def test_size_of_batches_can_be_given(name: RuntimeName, backbone: Backbone, images: torch.Tensor) -> None:
+    """Alone, first or last: every image gets what a batch of 20 gives it, where small ones may round differently."""
+    with torch.no_grad():
+        together = backbone(torch.cat([images, images, images, images]))[:5]
+        run = make_runtime(name, backbone, batch_size=20)
+        padded = torch.cat([run(image[None]) for image in images])
+        assert torch.equal(make_runtime(name, backbone, batch_size=20)(images), padded)
+        assert torch.equal(run(torch.cat([images] * 7))[20:25], padded)
+    torch.testing.assert_close(padded, together, rtol=1e-4, atol=1e-5)
+
+
 def test_auto_chooses_what_is_fastest_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO where installed; a compiled graph where it pays and can be built; else channels_last."""
     installed, compiler = True, True

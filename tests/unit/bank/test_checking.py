@@ -42,10 +42,11 @@ def test_all_is_well(fitted: Path) -> None:
     assert {topic: finding.level for topic, finding in found.items()} == dict.fromkeys(
         ["file", "bank", "images", "copies", "near", "weights", "threshold", "scorer"], "ok"
     )
-    assert "30 images with embeddings of (1280,); made by runtime eager, batch_size 8, device cpu" in found["bank"].text
+    assert "of 30 images (30 x 1280); fitted with runtime eager, batch_size 8, device cpu" in found["bank"].text
     assert "those of the package, bit for bit" in found["weights"].text
     # (30 + 1 - 30) / 31, and the quantiles of Beta(1, 30): 1 - (1 - q) ** (1 / 30)
-    assert "0.0323 on average, and between 0.00171 and 0.095 for nine of ten" in found["threshold"].text
+    assert "for 5 % of false alarms" in found["threshold"].text
+    assert "3.2 % on average, and between 0.17 % and 9.5 % for nine of ten such banks" in found["threshold"].text
     assert fitted.read_bytes() == before
 
 
@@ -126,8 +127,8 @@ def test_few_images_and_random_weights_are_noted(photos: Path, tmp_path: Path) -
     assert found["weights"].text.startswith("test_resnet from source random: only packaged weights")
     assert found["threshold"].level == "note"
     # the mean of Beta(1, 10) is 1 / 11
-    assert "from 10 images, for a false-positive rate of 0.05: 0.0909 on average, and" in found["threshold"].text
-    assert "0.05 needs at least 19 images." in found["threshold"].text
+    assert "from 10 images, for 5 % of false alarms. So many give 9.1 % on average" in found["threshold"].text
+    assert "5 % needs at least 19 images." in found["threshold"].text
 
 
 def test_an_adapted_network_is_compared_but_for_what_was_trained(photos: Path, tmp_path: Path) -> None:

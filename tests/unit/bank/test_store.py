@@ -136,6 +136,13 @@ def test_a_second_process_waits_or_says_so(model: Path, caplog: pytest.LogCaptur
     assert len(paths(model)) == 29
 
 
+def test_a_folder_that_cannot_be_written_is_named_first(model: Path) -> None:
+    """Before any image is embedded; here something stands in the place of the lock, which stops root as well."""
+    model.with_name(".model.ckpt.lock").mkdir()
+    with pytest.raises(RuntimeError, match=r"folder of the model must be writable to replace it, got .*directory"):
+        remove_images(model, paths(model)[:1])
+
+
 def test_changes_at_once_are_all_made(model: Path, photographs: Path) -> None:
     """Each reads what the one before has written: nothing is lost."""
     new = sorted((photographs / "coffee").iterdir())[:3]

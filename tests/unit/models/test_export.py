@@ -143,6 +143,15 @@ def test_untrained_model_is_not_exported(kind: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_exports_do_not_carry_the_embeddings(images: list[str], tmp_path: Path) -> None:
+    """Which checkpoints keep for later changes; the model at hand still has them."""
+    model = fitted(images)
+    path = model.to_torch(tmp_path)
+    assert torch.load(path, weights_only=False)["model"].bank_record is None
+    assert model.bank_record is not None
+    assert len(model.bank_record.digests) == 10
+
+
 def test_torch_export_runs_in_anomalibs_inferencer(
     images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

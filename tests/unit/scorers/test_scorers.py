@@ -276,6 +276,17 @@ def test_distance_does_not_depend_on_the_batch(scorer: Scorer, rng: np.random.Ge
 
 
 @pytest.mark.parametrize("scorer", SCORERS, ids=IDS)
+def test_embeddings_given_back_are_those_of_the_fit(scorer: Scorer, normal: Tensor) -> None:
+    """Bit for bit or not at all: a bank that is changed is fitted on them again."""
+    assert copy.deepcopy(scorer).fitted_embeddings() is None
+    scorer = copy.deepcopy(scorer)
+    scorer.fit(normal)
+    found = scorer.fitted_embeddings()
+    assert (found is not None) == (isinstance(scorer, KNNScorer) and scorer.distance != "cosine")
+    assert found is None or torch.equal(found, normal)
+
+
+@pytest.mark.parametrize("scorer", SCORERS, ids=IDS)
 def test_explain_scores_as_forward(scorer: Scorer, normal: Tensor, queries: Tensor) -> None:
     """One pass for both gives the very same distances, however many neighbours are shown."""
     fitted = copy.deepcopy(scorer)
