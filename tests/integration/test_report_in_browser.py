@@ -14,6 +14,7 @@ from panda_anomalib.benchmark.report import write_report
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.browser
 LAPTOP, PHONE = (1280, 800), (390, 844)
 
 # Texts of a drawing that lie over another, or stick out of it.
