@@ -100,7 +100,7 @@ def _run_commands(example: Example) -> None:
 
 
 def _run_command(program: str, *arguments: str) -> None:
-    if program == "panda-anomalib":
+    if program.removeprefix(".venv/bin/") == "panda-anomalib":
         _run_ours(list(arguments))
     elif program == "anomalib":
         AnomalibCLI(arguments, run=False)
