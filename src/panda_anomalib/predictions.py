@@ -340,8 +340,10 @@ def _print_summary(report: dict[str, Any], folder: Path) -> None:
         text = f"{report[count]} of {total} {kind} images" if total else f"undefined (no {kind} image in the test set)"
         table.add_row(title, text)
     if report["threshold"] is not None and math.isfinite(report["threshold"]):
-        source = f"for {report['false_positive_rate']:.0%} false alarms, from {report['num_calibration']} normal images"
-        table.add_row("threshold", f"{report['threshold']:.4g} (score 0.5), {source}")
+        source = (
+            f"for {100 * report['false_positive_rate']:g} % false alarms ({report['num_calibration']} normal images)"
+        )
+        table.add_row("threshold", f"{report['threshold']:.4g}, {source}")
     console = Console(soft_wrap=True, highlight=False)
     console.print(table)
     console.print(f"Everything is in {folder}{_pictures(folder)}", markup=False)

@@ -122,7 +122,7 @@ def test_metrics_file_and_summary(tmp_path: Path, capsys: Any) -> None:
     out = capsys.readouterr().out
     assert "1 of 2 normal images" in out
     assert "1 of 2 anomalous images" in out
-    assert "2 (score 0.5), for 5% false alarms, from 99 normal images" in out
+    assert "2, for 5 % false alarms (99 normal images)" in out
     assert f"Everything is in {tmp_path / 'test'}\n" in out
 
 

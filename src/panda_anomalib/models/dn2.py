@@ -26,10 +26,9 @@ class Dn2(DetectorMixin, AnomalibModule):
     threshold. Nothing is trained. Its arguments are those of ``DetectorMixin``.
 
     Example:
-        >>> from panda_anomalib import Dn2, Engine, OneClassFolder
+        >>> from panda_anomalib import Demo, Dn2, Engine
         >>> engine = Engine()
-        >>> data = OneClassFolder(root="demo", normal_class="good")  # doctest: +SKIP
-        >>> engine.fit(Dn2(), datamodule=data)  # doctest: +SKIP
+        >>> engine.fit(Dn2(), datamodule=Demo())  # doctest: +SKIP
     """
 
     training_description = "Embeddings of normal images"
