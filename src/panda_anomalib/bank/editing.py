@@ -12,10 +12,10 @@ from torch import Tensor
 
 from panda_anomalib.bank.embedding import NewEmbeddings, embed_images
 from panda_anomalib.bank.kept import KeptImages
-from panda_anomalib.bank.selection import copies, find_in_bank, named, refuse_unreadable
+from panda_anomalib.bank.selection import find_in_bank, named, refuse_unreadable
 from panda_anomalib.bank.store import StoredModel, changing
 from panda_anomalib.data import PredictImages
-from panda_anomalib.models.bank_record import file_digests
+from panda_anomalib.models.bank_record import exact_copies, file_digests
 from panda_anomalib.models.base import DetectorMixin
 from panda_anomalib.models.conditions import device_of, differences, fit_conditions, threads_of
 
@@ -59,7 +59,7 @@ class BankChange:
 
 def add_images(
     model: str | os.PathLike[str],
-    images: Iterable[str | os.PathLike[str]],
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
     duplicates: DuplicatesName = "error",
     wait: float = 600.0,
@@ -71,7 +71,7 @@ def add_images(
 
     Args:
         model: Checkpoint.
-        images: Image files, or folders that are searched for images.
+        images: One or several image files, or folders that are searched for images.
         duplicates: What to do with new images that are exact copies of images in the bank or of each other (their
             distance to each other is 0, which makes the threshold too low): ``error`` refuses, ``skip`` leaves them
             out, ``keep`` adds them, as a fit from scratch would.
@@ -98,7 +98,8 @@ def add_images(
                 f"({named(changed)}); remove them from the bank first, then add them."
             )
         new = [path for path in paths if path not in known]
-        if (same := copies(new, own, set(known.values()) - {""})) and duplicates == "error":
+        same = [new[number] for number in exact_copies([own[path] for path in new], known.values())]
+        if same and duplicates == "error":
             raise ValueError(
                 f"images must differ from those of the bank and from each other, got {len(same)} exact copies "
                 f"({named(same)}); leave them out with duplicates 'skip', or add them all the same with 'keep'."
@@ -117,7 +118,10 @@ def add_images(
 
 
 def remove_images(
-    model: str | os.PathLike[str], images: Iterable[str | os.PathLike[str]], *, wait: float = 600.0
+    model: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    wait: float = 600.0,
 ) -> BankChange:
     """Remove images from the memory bank of a trained model; its file is replaced atomically.
 
@@ -126,8 +130,8 @@ def remove_images(
 
     Args:
         model: Checkpoint.
-        images: Each the path of an image in the bank, a folder of such, or the SHA-256 of a file, of which the first
-            eight digits or more are enough.
+        images: One or several; each the path of an image in the bank, a folder of such, or the SHA-256 of a file, of
+            which the first eight digits or more are enough.
         wait: Seconds to wait for another process that is changing the same bank.
 
     Raises:
@@ -136,7 +140,8 @@ def remove_images(
             changed then.
         RuntimeError: If the file cannot be replaced.
     """
-    if not (names := [os.fspath(image) for image in images]):
+    given = [images] if isinstance(images, str | os.PathLike) else images
+    if not (names := [os.fspath(image) for image in given]):
         raise ValueError("images must be at least one path or hash of an image in the bank, got none.")
     with changing(model, wait=wait) as stored:
         bank = KeptImages.of(stored)

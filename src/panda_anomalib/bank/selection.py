@@ -3,12 +3,12 @@
 import difflib
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from panda_anomalib.data.reading import verify_images
 
-__all__ = ["copies", "find_in_bank", "named", "refuse_unreadable"]
+__all__ = ["find_in_bank", "named", "refuse_unreadable"]
 
 _NAMED = 5  # images in a message
 _HASH = re.compile(r"[0-9a-f]{8,64}")
@@ -30,17 +30,6 @@ def find_in_bank(name: str, paths: Sequence[str], digests: Sequence[str]) -> lis
         near = [own for own in paths if Path(own).name == Path(name).name] or difflib.get_close_matches(path, paths)
         hint = f"did you mean {', '.join(map(repr, near[:3]))}?" if near else "`bank list` names them."
         raise ValueError(f"images must be in the bank, by path, folder or hash, got {name!r}; {hint}")
-    return found
-
-
-def copies(paths: Iterable[str], digests: Mapping[str, str], known: Collection[str]) -> list[str]:
-    """Those of the paths whose content is known, or that of an earlier one."""
-    seen = set(known)
-    found = []
-    for path in paths:
-        if digests[path] in seen:
-            found.append(path)
-        seen.add(digests[path])
     return found
 
 

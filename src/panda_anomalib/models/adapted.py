@@ -347,7 +347,8 @@ class AdaptationMixin(StoppingMixin):
             return
         embeddings = self.bank_embeddings()
         self.prepare_scorer(self.model.scorer)
-        self.fit_embeddings(embeddings, self._paths, self.held_out if len(self.held_out) else None)
+        held_out = self.held_out if len(self.held_out) else None
+        self.fit_embeddings(embeddings, self._paths, held_out, digests=self._digests)
 
     def bank_embeddings(self) -> Tensor:
         """Embeddings of the normal training images as the scorer takes them."""

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from panda_anomalib.backbones.weight_files import file_sha256
 from panda_anomalib.models.conditions import Conditions
 from panda_anomalib.progress import track
 
-__all__ = ["FORMAT", "BankRecord", "file_digests"]
+__all__ = ["FORMAT", "BankRecord", "exact_copies", "file_digests", "normal_digests"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,29 @@ def file_digests(paths: Sequence[str], description: str | None = None) -> list[s
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         digests = pool.map(_digest, paths)
         return list(digests if description is None else track(digests, description, total=len(paths)))
+
+
+def normal_digests(paths: Sequence[str]) -> list[str]:
+    """As ``file_digests``, of the normal images of a fit; exact copies among them are counted in a warning."""
+    digests = file_digests(paths, "Hashes of the normal images")
+    if copies := exact_copies(digests):
+        logger.warning(
+            "%d of %d normal images are exact copies of others, such as %s: their distance to each other is 0, which "
+            "makes the threshold too low. Remove them.",
+            *(len(copies), len(paths), paths[copies[0]]),
+        )
+    return digests
+
+
+def exact_copies(digests: Sequence[str], known: Collection[str] = ()) -> list[int]:
+    """Positions of the files whose content is known or that of an earlier one; what is not known is no copy."""
+    seen = {"", *known}
+    copies = []
+    for position, digest in enumerate(digests):
+        if digest and digest in seen:
+            copies.append(position)
+        seen.add(digest)
+    return copies
 
 
 def _digest(path: str) -> str:

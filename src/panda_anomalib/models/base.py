@@ -33,7 +33,7 @@ from panda_anomalib.backbones.weights import check_backbone
 from panda_anomalib.calibration import Calibration
 from panda_anomalib.evaluation import image_evaluator
 from panda_anomalib.explanation import NeighborVisualizer
-from panda_anomalib.models.bank_record import BankRecord, file_digests
+from panda_anomalib.models.bank_record import BankRecord, normal_digests
 from panda_anomalib.models.checkpoints import CheckpointMixin
 from panda_anomalib.models.conditions import Conditions
 from panda_anomalib.models.detector import Detector
@@ -270,7 +270,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         kept = self.hparams["keep_embeddings"] and self.model.scorer.fitted_embeddings() is None
         self.bank_record = BankRecord(
             embeddings.detach().float().cpu() if kept else None,
-            file_digests(self.training_paths, "Hashes of the normal images") if digests is None else digests,
+            normal_digests(self.training_paths) if digests is None else digests,
             None if held_out is None else held_out.tolist(),
             dict(self.conditions),
         )

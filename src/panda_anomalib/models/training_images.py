@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
 from panda_anomalib.backbones import Backbone, ImagePreProcessor, make_runtime
+from panda_anomalib.models.bank_record import normal_digests
 from panda_anomalib.models.base import DetectorMixin
 from panda_anomalib.models.conditions import fit_conditions
 from panda_anomalib.progress import track
@@ -37,6 +38,7 @@ class TrainingImagesMixin(DetectorMixin):
         super().build_parts()
         self.held_out = torch.empty(0, dtype=torch.int64)
         self._paths: list[str] = []
+        self._digests: list[str] = []
         self._normals: StemOutputs | None = None
         self._test: tuple[StemOutputs, Tensor] | None = None
 
@@ -72,6 +74,7 @@ class TrainingImagesMixin(DetectorMixin):
                 embeddings.append(self._embed_hidden(hidden[0]))
 
         self._normals.fill(run_trunk if embed else None)
+        self._digests = normal_digests(self._paths)
         self.held_out = self._choose_held_out(len(dataset))
         return torch.cat(embeddings[1:] or embeddings)
 

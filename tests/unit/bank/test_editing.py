@@ -142,7 +142,7 @@ def test_few_images_get_the_embeddings_of_many(images: Path, tmp_path: Path) -> 
     part = fit(tmp_path / "part", images, seeded(Dn2, scorer="knn", runtime="channels_last"), without=paths[3:])
     whole = fit(tmp_path / "whole", images, seeded(Dn2, scorer="knn", runtime="channels_last"))
     for path in paths[3:5]:
-        add_images(part, [path])
+        add_images(part, path)  # a single path is enough
     add_images(part, paths[5:])
     assert_same_model(part, whole)
 
@@ -199,7 +199,7 @@ def test_what_is_not_in_the_bank_cannot_be_removed(names: list[str], message: st
 def test_too_few_must_not_remain(model: Path, images: Path) -> None:
     """A folder names all images in it; the message is the scorer's."""
     with pytest.raises(ValueError, match="embeddings must be of at least 2 normal images, got 0"):
-        remove_images(model, [images / "train"])
+        remove_images(model, images / "train")
 
 
 @pytest.fixture
@@ -230,6 +230,25 @@ def test_exact_copies_can_be_left_out_or_added(duplicates: Any, added: str, mode
     assert [Path(path).stem for path in change.added] == list(added)
     assert [Path(path).stem for path in change.left_out] == [name for name in "bc" if name not in added]
     assert len(contents(model)["training_paths"]) == 30 + len(added)
+
+
+@pytest.mark.parametrize("kind", [Dn2, Panda])
+def test_exact_copies_are_counted_by_the_fit(
+    kind: Any, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which keeps them; once, and without them nothing is said."""
+    arguments = {"minibatches": 1, "learning_rate": 0.01} if kind is Panda else {}
+    fit(tmp_path / "without", images, seeded(kind, **arguments))
+    assert "exact copies" not in caplog.text
+    good = images / "train/good"
+    copied = [shutil.copy(good / f"0{number}.png", good / f"x{number}.png") for number in (1, 2)]
+    try:
+        fit(tmp_path / "with", images, seeded(kind, **arguments))
+    finally:
+        for path in copied:
+            Path(path).unlink()
+    assert caplog.text.count("2 of 32 normal images are exact copies of others, such as") == 1
+    assert f"such as {copied[0]}: " in caplog.text
 
 
 def test_a_file_that_has_changed_is_refused(model: Path, images: Path, tmp_path: Path) -> None:
