@@ -1,11 +1,13 @@
 """A trained model that stays loaded and scores one image after the other, as ``predict`` does."""
 
+import logging
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.data import ImageBatch, ImageItem
+from torch import Tensor
 
 from panda_anomalib.backbones import ImagePreProcessor, RuntimeName
 from panda_anomalib.backbones.runtimes import choose_runtime
@@ -17,6 +19,8 @@ from panda_anomalib.models.loading import load_model
 from panda_anomalib.predictions import PredictionTable
 
 __all__ = ["ImageInspector", "find_checkpoint"]
+
+logger = logging.getLogger(__name__)
 
 
 def find_checkpoint(path: str | Path) -> Path:
@@ -49,6 +53,7 @@ class ImageInspector:
     Raises:
         FileNotFoundError: If there is no checkpoint.
         ValueError: If the checkpoint is not one of our models, or was trained with other components than ours.
+        RuntimeError: If the model is not trained.
     """
 
     def __init__(self, checkpoint: str | Path, *, num_neighbors: int = 5, runtime: RuntimeName = "auto") -> None:
@@ -63,8 +68,11 @@ class ImageInspector:
         self.num_neighbors = num_neighbors
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(device)
-        self.model.model.runtime = self.model.model.make_runtime(choose_runtime(runtime, device, None))
+        chosen = choose_runtime(runtime, device, None)
+        logger.info("Preparing %s of %s to run by %s.", self.model.name, self.checkpoint, chosen)
+        self.model.model.runtime = self.model.model.make_runtime(chosen)
         self._lock = threading.Lock()
+        self._score(torch.zeros(3, 64, 64), "")  # runtimes are built at first use: the first image would wait for it
 
     @property
     def threshold(self) -> float:
@@ -86,9 +94,11 @@ class ImageInspector:
         path = Path(path)
         if not is_image(path):
             raise ValueError(f"file must be an image ({' '.join(IMAGE_EXTENSIONS)}), got '{path}'; convert it.")
-        image = read_image(path)
+        return self._score(read_image(path), str(path))
+
+    def _score(self, image: Tensor, path: str) -> dict[str, Any]:
         with self._lock, torch.no_grad():
-            batch = ImageBatch.collate([ImageItem(image=image, image_path=str(path))])
+            batch = ImageBatch.collate([ImageItem(image=image, image_path=path)])
             batch.image = batch.image.to(self.model.device)
             self.model.pre_processor.prepare(batch, None)
             self.model.score_batch(batch, self.num_neighbors)

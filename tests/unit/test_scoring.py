@@ -14,6 +14,7 @@ from runs import engine, one_class, seeded
 
 from panda_anomalib import Dn2, Engine, PandaOe, PandaSes
 from panda_anomalib.data.files import find_images
+from panda_anomalib.models.detector import Detector
 from panda_anomalib.models.loading import load_model
 from panda_anomalib.scoring import ImageInspector, find_checkpoint
 
@@ -66,6 +67,26 @@ def test_one_image_does_not_change_the_next(checkpoint: Path, photographs: Path)
     first = [inspector.inspect(path)["distance"] for path in paths]
     again = [inspector.inspect(path)["distance"] for path in reversed(paths)]
     np.testing.assert_array_equal(first, again[::-1])
+
+
+def test_the_first_image_does_not_wait_for_the_runtime(
+    checkpoint: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Converting or compiling the network takes seconds, and is done before."""
+    runs = []
+
+    def make_runtime(self: Detector, name: str) -> Any:
+        def run(images: torch.Tensor) -> torch.Tensor:
+            runs.append(len(images))
+            return self.backbone(images)
+
+        return run
+
+    monkeypatch.setattr(Detector, "make_runtime", make_runtime)
+    inspector = ImageInspector(checkpoint)
+    assert runs == [1]
+    inspector.inspect(photographs / "coffee/00.png")
+    assert runs == [1, 1]
 
 
 def test_what_is_no_image_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -132,6 +132,8 @@ class _Worker:
         process.wait()
         for thread in self._readers:
             thread.join(timeout=3)
+        if any(thread.is_alive() for thread in self._readers):
+            return  # something that left the group holds the other ends: to close ours would wait for it
         for stream in (process.stdin, process.stdout, process.stderr):
             with contextlib.suppress(OSError):  # a request that could not be written any more
                 stream.close()

@@ -91,7 +91,7 @@ def check_torchvision() -> Finding:
         return Finding("error", f"{builds}: an operator answers {kept} instead of [1]", _reinstall())
     suffixes = [str(package.__version__).partition("+")[2] for package in (torch, torchvision)]
     if all(suffixes) and suffixes[0] != suffixes[1]:
-        return Finding("warning", f"{builds} come from different indexes; on the CPU they work together", _reinstall())
+        return Finding("warning", f"{builds} are of different builds; on the CPU they work together", _reinstall())
     return Finding("ok", f"{builds.partition(' and ')[2]} works with torch {torch.__version__}")
 
 

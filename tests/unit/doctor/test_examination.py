@@ -37,9 +37,10 @@ def hang(pid_file):
     with open(pid_file, "w") as file:
         file.write(str(child.pid))
     wait_for_godot()
+    return Finding("ok", "he came")
 
 def wait_for_godot():
-    time.sleep(600)
+    time.sleep(20)
 """
 
 
