@@ -50,7 +50,7 @@ def install_command(*requirements: str, again: bool = False) -> str:
         requirements: As in ``pip install``.
         again: Replace what is installed, also where it has the right version.
     """
-    if importlib.util.find_spec("pip") is not None:
+    if version_of("pip") is not None:  # to look for the module makes setuptools disown distutils in this process
         command = [sys.executable, "-m", "pip", "install", *(["--force-reinstall"] if again else [])]
     else:
         command = ["uv", "pip", "install", "--python", sys.executable, *(["--reinstall"] if again else [])]
