@@ -72,7 +72,7 @@ class ImageInspector:
         logger.info("Preparing %s of %s to run by %s.", self.model.name, self.checkpoint, chosen)
         self.model.model.runtime = self.model.model.make_runtime(chosen)
         self._lock = threading.Lock()
-        self._score(torch.zeros(3, 64, 64), "none")  # runtimes are built at first use: the first image would wait for it
+        self._score(torch.zeros(3, 64, 64), "none")  # runtimes are built at first use, for which no image should wait
 
     @property
     def threshold(self) -> float:
