@@ -27,7 +27,7 @@ def draw_photos(root: Path, count: int = 10) -> Path:
     return root
 
 
-def section(root: Path | str, models: Any, **data_arguments: Any) -> dict[str, Any]:
+def section(root: Path | str, models: Any, /, **data_arguments: Any) -> dict[str, Any]:
     """Content of a configuration of these models on the photographs."""
     arguments = {"root": str(root), "normal_class": "coffee", **data_arguments}
     return {

@@ -1,17 +1,13 @@
 """Runs a benchmark: what is not done yet, one job after the other, and nothing of it is lost."""
 
 import logging
-import time
-import traceback
-from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from panda_anomalib.benchmark.alone import run_alone
 from panda_anomalib.benchmark.configuration import read_configuration
+from panda_anomalib.benchmark.execution import run_all
 from panda_anomalib.benchmark.jobs import Job
 from panda_anomalib.benchmark.outcome import Outcome
 from panda_anomalib.benchmark.store import ResultsFolder
@@ -21,9 +17,6 @@ from panda_anomalib.quiet import each_warning_once
 __all__ = ["BenchmarkResults", "run_benchmark"]
 
 logger = logging.getLogger(__name__)
-
-Finished = tuple[Job, Outcome, str]
-"""A job, its result, and when it was started."""
 
 
 class BenchmarkResults(NamedTuple):
@@ -35,7 +28,9 @@ class BenchmarkResults(NamedTuple):
     """One row per job, see `panda_anomalib.benchmark.schema`."""
 
 
-def run_benchmark(config: Path | str, *, output: Path | str | None = None) -> BenchmarkResults:
+def run_benchmark(
+    config: Path | str, *, output: Path | str | None = None, share_embeddings: bool | None = None
+) -> BenchmarkResults:
     """Compare models on data sets, as a configuration file says; see ``read_configuration``.
 
     Everything is in the output folder as soon as its job has ended. Started again, with the same or a longer list of
@@ -44,6 +39,8 @@ def run_benchmark(config: Path | str, *, output: Path | str | None = None) -> Be
     Args:
         config: The file.
         output: Folder of the results; by default the file's own ``output``, or ``runs/benchmark/<name of the file>``.
+        share_embeddings: Whether jobs take the embeddings of frozen networks from one pass; by default as the file
+            says, which is yes where it says nothing.
 
     Returns:
         The folder and the table of all jobs; what failed is in it, too.
@@ -56,29 +53,16 @@ def run_benchmark(config: Path | str, *, output: Path | str | None = None) -> Be
     """
     configuration = read_configuration(config)
     folder = Path(output or configuration.output or Path("runs/benchmark") / Path(config).stem)
+    shares = configuration.share_embeddings if share_embeddings is None else share_embeddings
     with ResultsFolder(folder, configuration.jobs, configuration.config_hash) as results, each_warning_once():
         todo = [job for job in configuration.jobs if job.job_id not in results.done]
         if skipped := len(configuration.jobs) - len(todo):
             logger.info("%d of %d jobs are done already in %s.", skipped, len(configuration.jobs), folder)
-        for number, (job, outcome, started) in enumerate(track(_run_all(todo), "Jobs", total=len(todo)), start=1):
+        finished = run_all(todo, folder / "embeddings" if shares else None)
+        for number, (job, outcome, started) in enumerate(track(finished, "Jobs", total=len(todo)), start=skipped + 1):
             results.save(job, outcome, started)
-            _tell(f"{number + skipped}/{len(configuration.jobs)}", job, outcome)
+            _tell(f"{number}/{len(configuration.jobs)}", job, outcome)
         return BenchmarkResults(folder, results.table())
-
-
-def _run_all(jobs: Sequence[Job]) -> Iterator[Finished]:
-    for job in jobs:
-        started = datetime.now().astimezone().isoformat(timespec="seconds")
-        yield job, _attempt(job), started
-
-
-def _attempt(job: Job) -> Outcome:
-    start = time.perf_counter()
-    try:
-        return run_alone(job)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs go on and the row tells it
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Outcome.failure(reason, "".join(traceback.format_exception(error)), time.perf_counter() - start)
 
 
 def _tell(number: str, job: Job, outcome: Outcome) -> None:

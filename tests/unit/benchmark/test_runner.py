@@ -9,7 +9,7 @@ import pytest
 from benchmark_jobs import DN2, draw_photos, section, write_config
 from filelock import FileLock
 
-from panda_anomalib.benchmark import run_benchmark, runner
+from panda_anomalib.benchmark import execution, run_benchmark
 from panda_anomalib.benchmark.jobs import Job
 from panda_anomalib.benchmark.outcome import Outcome
 from panda_anomalib.benchmark.report.reading import read_results
@@ -48,7 +48,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         metric = "image_PRO" if k == 3 else "image_AUROC"
         return Outcome({"status": "done", "error": "", "job_seconds": 1.5, metric: 0.75}, _scores())
 
-    monkeypatch.setattr(runner, "run_alone", fake_run)
+    monkeypatch.setattr(execution, "run_alone", fake_run)
     return calls
 
 
@@ -79,18 +79,18 @@ def test_a_restart_tries_what_failed_and_repeats_nothing_else(ran: list[int]) ->
 
 def test_an_interruption_loses_the_job_at_work_only(ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables hold the others, and the next start begins with that job."""
-    whole = runner.run_alone
+    whole = execution.run_alone
 
     def interrupted(job: Job) -> Outcome:
         if job.model["init_args"]["num_neighbors"] == 3:
             raise KeyboardInterrupt
         return whole(job)
 
-    monkeypatch.setattr(runner, "run_alone", interrupted)
+    monkeypatch.setattr(execution, "run_alone", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _run()
     assert pd.read_csv(OUT / "results.csv")["status"].tolist() == ["done", "failed"]
-    monkeypatch.setattr(runner, "run_alone", whole)
+    monkeypatch.setattr(execution, "run_alone", whole)
     assert _run()["status"].tolist() == ["done"] * 3
     assert ran == [1, 2, 2, 3]
 
