@@ -73,10 +73,12 @@ class PandaCLI(AnomalibCLI):
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:  # noqa: FBT001, FBT002 - anomalib's
         from anomalib.cli.pipelines import PIPELINE_REGISTRY
 
+        from panda_anomalib.backbones.timm_weights import offer_packaged_weights
         from panda_anomalib.benchmark import Benchmark
         from panda_anomalib.registration import register
 
         register()
+        offer_packaged_weights()  # to anomalib's models, which would ask the hub
         arguments = list(sys.argv[1:] if args is None else args)
         formatter: Any = _HelpFormatter
         asked = {"-h", "--help"} & set(arguments)  # anomalib's formatter looks at the process's arguments, not at these
