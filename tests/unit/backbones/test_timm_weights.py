@@ -1,7 +1,5 @@
 """Packaged weights in networks that others make by timm; the tests have no network."""
 
-from collections.abc import Iterator
-
 import pytest
 import timm
 import torch
@@ -14,11 +12,10 @@ LITE0 = "tf_efficientnet_lite0"
 
 
 @pytest.fixture
-def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def offered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The packaged weights are offered until the end of the test."""
     monkeypatch.setattr(_builder, "_resolve_pretrained_source", _builder._resolve_pretrained_source)
     offer_packaged_weights()
-    yield
 
 
 @pytest.mark.usefixtures("offered")
