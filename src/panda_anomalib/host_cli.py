@@ -74,7 +74,6 @@ class PandaCLI(AnomalibCLI):
         from anomalib.cli.pipelines import PIPELINE_REGISTRY
 
         from panda_anomalib.backbones.timm_weights import offer_packaged_weights
-        from panda_anomalib.benchmark import Benchmark
         from panda_anomalib.registration import register
 
         register()
@@ -86,7 +85,7 @@ class PandaCLI(AnomalibCLI):
         formatter.verbosity_level = 1 if "-v" in arguments else 0 if asked and "-vv" not in arguments else 2
         pipelines = PIPELINE_REGISTRY or {}
         plain = dict(pipelines)
-        pipelines["benchmark"] = Benchmark
+        pipelines.pop("benchmark", None)  # ours is a tool of its own
         try:
             super().__init__(arguments, run)
         finally:
@@ -201,12 +200,7 @@ class PandaCLI(AnomalibCLI):
         self.engine = Engine(**arguments)
 
     def _run_subcommand(self) -> None:
-        if self.subcommand == "benchmark":  # not through anomalib's run_pipeline, which calls it experimental
-            from panda_anomalib.benchmark import Benchmark
-
-            Benchmark().run(self.config.benchmark)
-        else:
-            super()._run_subcommand()
+        super()._run_subcommand()
         if self.subcommand in FITTING and self.engine.trainer.is_global_zero:
             from panda_anomalib.next_steps import describe_training
 
