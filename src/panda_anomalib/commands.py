@@ -25,6 +25,8 @@ TOOLS: dict[str, str] = {
     "app": "Look at a trained model in the browser: drop images, sort a folder by score.",
     "doctor": "Find out what is wrong with this installation, and how to mend it.",
     "report": "Turn the results of benchmarks into a page to look at, and Markdown.",
+    "figure": "Draw a study of a benchmark: a metric over whatever varies, beside the papers' values.",
+    "tsne": "Draw the embeddings of a data set in two dimensions, normal and anomalous images.",
 }
 """Subcommands without a configuration file: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")
