@@ -25,6 +25,8 @@ TOOLS: dict[str, str] = {
     "doctor": "Find out what is wrong with this installation, and how to mend it.",
     "benchmark": "Compare models on data sets from a configuration file.",
     "report": "Turn the results of benchmarks into a page to look at, and Markdown.",
+    "figure": "Draw a study of a benchmark: a metric over whatever varies, beside the papers' values.",
+    "tsne": "Draw the embeddings of a data set in two dimensions, normal and anomalous images.",
 }
 """Subcommands that are not anomalib's: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")
