@@ -83,7 +83,8 @@ def published_value(jobs: pd.DataFrame) -> tuple[str, float] | None:
     kinds = set(zip(jobs["dataset"], jobs["model_class"], scorers, strict=True))
     if len(kinds) != 1:
         return None
-    row = counterpart(*map(str, kinds.pop()), jobs["category"].nunique())
+    dataset, model_class, scorer = kinds.pop()
+    row = counterpart(str(dataset), str(model_class), str(scorer), jobs["category"].nunique())
     return None if row is None else (str(row["method"]), float(row["auroc"]))
 
 

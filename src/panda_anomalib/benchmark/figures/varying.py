@@ -51,7 +51,7 @@ def prepare(jobs: pd.DataFrame) -> pd.DataFrame:
 
 def run_columns(table: pd.DataFrame) -> list[str]:
     """Columns of seeds that vary: the spread of a mean is over them."""
-    seeds = [name for name in table if name == "seed" or str(name).endswith(".seed")]
+    seeds = [str(name) for name in table if name == "seed" or str(name).endswith(".seed")]
     return [name for name in seeds if name != "data.init_args.seed" and _count(table[name]) > 1]
 
 
