@@ -23,6 +23,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,8 @@ def main() -> None:
     processes = multiprocessing.get_context("fork")  # with everything imported, before any thread has started
     for key, data in jobs(arguments):
         for name in arguments.models:
-            with processes.Pool(1) as pool:
-                rows.append({**key, "model": name, **pool.apply(measure, (name, data, key["seed"]))})
+            with ProcessPoolExecutor(1, mp_context=processes) as process:  # which may have loading processes of its own
+                rows.append({**key, "model": name, **process.submit(measure, name, data, key["seed"]).result()})
             print(rows[-1], flush=True)
             pd.DataFrame(rows).to_csv(target, index=False, float_format="%.6g")
     report = {**provenance(), "seconds": round(time.time() - started), "weights": PACKAGED[BACKBONE].sha256}
