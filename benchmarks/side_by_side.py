@@ -63,7 +63,7 @@ def theirs(model_class: Callable[..., AnomalibModule], **arguments: Any) -> Anom
     )
 
 
-PAPERS = {"normalization": {"kind": "none"}, "scorer": "knn"}
+PAPERS = {"normalization": "none", "scorer": "knn"}
 STAGES = ["blocks.1", "blocks.2", "blocks.4"]  # strides 4, 8 and 16
 MODELS: dict[str, tuple[Callable[[], AnomalibModule], int]] = {  # and the passes over the training images
     "dn2": (lambda: Dn2(weights="packaged", visualizer=False), 1),
