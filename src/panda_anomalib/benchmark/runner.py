@@ -5,6 +5,7 @@ import logging
 import time
 import traceback
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
+from panda_anomalib.atomic import write_atomically
 from panda_anomalib.benchmark.jobs import BenchmarkJob, BenchmarkJobGenerator
 from panda_anomalib.quiet import host_warnings_only
 
@@ -66,8 +68,12 @@ class BenchmarkRunner(Runner):  # type: ignore[misc, unused-ignore] # anomalib i
             else:
                 logger.info("Job %d of %d took %.1f s", number, len(jobs), row["job_duration"])
             self.rows.append(row)
-            _write(BenchmarkJob.collect(self.rows), self.folder / "results.csv")
+            self._write()
         return BenchmarkJob.collect(self.rows)
+
+    def _write(self) -> None:
+        table = BenchmarkJob.collect(self.rows)
+        write_atomically(self.folder / "results.csv", partial(table.to_csv, index=False))
 
     def _failed(self, job: BenchmarkJob, error: Exception, duration: float) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -160,13 +166,6 @@ def _unused_folder() -> Path:
     now = datetime.now().astimezone().strftime("%Y-%m-%d-%H_%M_%S")
     names = itertools.chain([now], (f"{now}-{number}" for number in itertools.count(2)))  # two runs in one second
     return next(folder for name in names if not (folder := Path("runs") / BenchmarkJob.name / name).exists())
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    """Replace the file in one step, so that a reader, or an interruption, never meets half a table."""
-    unfinished = path.with_suffix(".part")
-    table.to_csv(unfinished, index=False)
-    unfinished.replace(path)
 
 
 def _print(table: pd.DataFrame) -> None:
