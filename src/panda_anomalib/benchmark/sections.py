@@ -11,6 +11,7 @@ import anomalib.models
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
 
+from panda_anomalib.backbones.timm_weights import offer_packaged_weights
 from panda_anomalib.data.one_class import OneClassData
 from panda_anomalib.models.base import DetectorMixin
 
@@ -32,7 +33,8 @@ def check_model(section: Section) -> None:
 
 
 def build_model(section: Section) -> AnomalibModule:
-    """The model; anomalib's fetch their weights now, ours when they are fitted."""
+    """The model; anomalib's fetch their weights now, packaged ones from their package, ours when they are fitted."""
+    offer_packaged_weights()
     return _model_class(section["class_path"])(**section.get("init_args", {}))
 
 

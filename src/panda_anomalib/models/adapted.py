@@ -392,3 +392,8 @@ class AdaptationMixin(StoppingMixin):
                 "go on with fit and this ckpt_path."
             )
         super()._require_fitted()
+
+
+AdaptationMixin.__init__.__doc__ = (
+    AdaptationMixin.__doc__
+)  # where jsonargparse finds the arguments of the classes below it
