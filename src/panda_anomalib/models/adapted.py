@@ -64,6 +64,8 @@ class AdaptationMixin(StoppingMixin):
         detector: Arguments of ``DetectorMixin``.
     """
 
+    training_description = "Adaptation to the normal images"
+    """What a pass over them is for, as a progress bar says it."""
     objective: Objective
     free_arguments = StoppingMixin.free_arguments | {"cache"}
 
