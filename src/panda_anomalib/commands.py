@@ -15,7 +15,6 @@ SUBCOMMANDS = {
     "predict": "Score images with a trained model.",
     "validate": "Run the validation of a trained model.",
     "export": "Write a trained model as Torch, ONNX or OpenVINO.",
-    "benchmark": "Compare models on data sets from a configuration file.",
     "fisher": "Compute how much each weight of a backbone matters, for elastic weight consolidation.",
     "install": "Install the optional dependencies of anomalib.",
 }
@@ -24,9 +23,12 @@ TOOLS: dict[str, str] = {
     "bank": "Add images to the normal images of a trained model, remove, list or check them, without training again.",
     "app": "Look at a trained model in the browser: drop images, sort a folder by score.",
     "doctor": "Find out what is wrong with this installation, and how to mend it.",
+    "benchmark": "Compare models on data sets from a configuration file.",
     "report": "Turn the results of benchmarks into a page to look at, and Markdown.",
+    "figure": "Draw a study of a benchmark: a metric over whatever varies, beside the papers' values.",
+    "tsne": "Draw the embeddings of a data set in two dimensions, normal and anomalous images.",
 }
-"""Subcommands without a configuration file: each is a module of `panda_anomalib.tools`."""
+"""Subcommands that are not anomalib's: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")
 EVALUATING = ("validate", "test", "predict")
 

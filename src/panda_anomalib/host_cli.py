@@ -80,10 +80,11 @@ class PandaCLI(AnomalibCLI):
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:  # noqa: FBT001, FBT002 - anomalib's
         from anomalib.cli.pipelines import PIPELINE_REGISTRY
 
-        from panda_anomalib.benchmark import Benchmark
+        from panda_anomalib.backbones.timm_weights import offer_packaged_weights
         from panda_anomalib.registration import register
 
         register()
+        offer_packaged_weights()  # to anomalib's models, which would ask the hub
         arguments = list(sys.argv[1:] if args is None else args)
         formatter: Any = _HelpFormatter
         asked = {"-h", "--help"} & set(arguments)  # anomalib's formatter looks at the process's arguments, not at these
@@ -91,7 +92,7 @@ class PandaCLI(AnomalibCLI):
         formatter.verbosity_level = 1 if asked and "-v" in arguments else 2
         pipelines = PIPELINE_REGISTRY or {}
         plain = dict(pipelines)
-        pipelines["benchmark"] = Benchmark
+        pipelines.pop("benchmark", None)  # ours is a tool of its own
         try:
             super().__init__(arguments, run)
         finally:
@@ -217,12 +218,7 @@ class PandaCLI(AnomalibCLI):
         self.engine = Engine(**arguments)
 
     def _run_subcommand(self) -> None:
-        if self.subcommand == "benchmark":  # not through anomalib's run_pipeline, which calls it experimental
-            from panda_anomalib.benchmark import Benchmark
-
-            Benchmark().run(self.config.benchmark)
-        else:
-            super()._run_subcommand()
+        super()._run_subcommand()
         if self.subcommand in FITTING and self.engine.trainer.is_global_zero:
             from panda_anomalib.next_steps import describe_training
 

@@ -211,7 +211,7 @@ def _build(photos: Path, tmp_path: Path, *arguments: str, command: str = "train"
 
 
 def test_short_help_and_registry_match_the_real_parser(photos: Path, tmp_path: Path) -> None:
-    """The list shown without imports is the truth, and plain anomalib keeps its own benchmark."""
+    """The list shown without imports is the truth; anomalib keeps its own benchmark, in whose place ours is a tool."""
     built = _build(photos, tmp_path)
     assert set(built.subcommand_parsers) == set(SUBCOMMANDS)
     assert PIPELINE_REGISTRY["benchmark"] is AnomalibBenchmark

@@ -127,7 +127,7 @@ def test_blocks_left_out_are_counted_and_say_why() -> None:
         ("```yaml\nclass_path: OneClassFolder\ninit_args: {rot: images, normal_class: good}\n```", "exit code 2"),
         ("```yaml\naccelerator: cpu\nbenchmark: {seed: 0, model: {class_path: Dn2, init_args: {k: 3}}, "
          "data: {class_path: OneClassFolder, init_args: {root: images, normal_class: good}}}\n```",
-         "unexpected keyword argument 'k'"),
+         "model.init_args must be arguments of Dn2, got 'k'"),
     ],
 )  # fmt: skip
 def test_wrong_block_is_found(

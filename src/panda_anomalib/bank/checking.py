@@ -60,8 +60,9 @@ def check_bank(model: str | os.PathLike[str]) -> list[Finding]:
         return [*findings, Finding("bank", "note", f"cannot be changed: {error}"), *_without_embeddings(stored)]
     made = ", ".join(f"{name} {value}" for name, value in bank.conditions.items())
     shape = " x ".join(map(str, bank.embeddings.shape))
-    text = f"{stored.model.name} with the embeddings of {len(bank.paths)} images ({shape})"
+    text = f"{stored.model.name} with the embeddings of {len(bank.paths)} training images ({shape})"
     findings.append(Finding("bank", "ok", f"{text}; fitted with {made or 'what is not known'}."))
+    findings += _cleaning(stored)
     findings += [*_images(bank.paths, bank.digests), _near_copies(bank), *_without_embeddings(stored)]
     findings.append(_refitted(stored, bank))  # last: it changes the model at hand
     return findings
@@ -75,6 +76,17 @@ def _damage(path: Path) -> str | None:
         except (zipfile.BadZipFile, OSError) as error:
             return str(error)
     return None if part is None else f"the checksum of its part {part} is wrong"
+
+
+def _cleaning(stored: StoredModel) -> Iterator[Finding]:
+    record = stored.model.bank_record
+    if record is not None and record.removed is not None:
+        removed = record.removed.paths
+        text = (
+            f"cleaning={stored.model.hparams['cleaning']:g} has left {len(removed)} images out of the bank, the most "
+            "unusual first; they still count for the threshold."
+        )
+        yield Finding("cleaning", "note", text, removed)
 
 
 def _images(paths: list[str], digests: list[str]) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from panda_anomalib.data.dataset import ImageDataset, automatic_workers, make_lo
 from panda_anomalib.data.image_files import shared_image_files
 from panda_anomalib.data.reading import CorruptName, check_on_corrupt, judge_damage
 from panda_anomalib.data.splits import OneClassSplit
+from panda_anomalib.data.training_set import check_training_set, draw_impurities, draw_normal
 from panda_anomalib.room import CacheName, check_cache
 
 __all__ = ["OneClassData"]
@@ -35,7 +36,11 @@ class OneClassData(AnomalibDataModule):
     Args:
         root: Folder of the data.
         normal_class: Name of the normal class, or a list of several.
-        seed: Seed of a split that is drawn, and of ``val_split_mode``.
+        num_train: How many of the normal training images to use, drawn with ``seed``: as many of each normal class as
+            there are, and with fewer a part of those with more. By default all.
+        impurity: Share of the training images that are anomalous, in [0, 1): training images of other classes, drawn
+            with ``seed``, are added to the normal ones and labelled normal. Images of the test set are never taken.
+        seed: Seed of a split that is drawn, of ``num_train`` and ``impurity``, and of ``val_split_mode``.
         name: Name of the data in the run folder ``<model>/<name>/<normal_class>``; by default the data set's, or that
             of root.
         on_corrupt: "error" stops before training and names the images that cannot be read; "skip" leaves them out.
@@ -54,15 +59,20 @@ class OneClassData(AnomalibDataModule):
         val_split_ratio: Part of the training or test set that validation takes.
 
     Raises:
-        ValueError: If an argument is out of range; in `setup`, if no training image of a normal class is left, or an
-            image cannot be read.
+        ValueError: If an argument is out of range; in `setup`, if no training image of a normal class is left, there
+            are fewer images than ``num_train`` or ``impurity`` ask for, or an image cannot be read.
     """
+
+    impurities: list[Path]
+    """Anomalous images in the training set, sorted; known after `setup`."""
 
     def __init__(
         self,
         root: Path | str,
         normal_class: str | int | Sequence[str | int],
         *,
+        num_train: int | None = None,
+        impurity: float = 0.0,
         seed: int = 0,
         name: str | None = None,
         on_corrupt: CorruptName = "error",
@@ -88,6 +98,7 @@ class OneClassData(AnomalibDataModule):
             raise ValueError(
                 f"normal_class must be a class or several different ones, got {normal_classes}; name each once."
             )
+        check_training_set(num_train, impurity, len(normal_classes))
         super().__init__(
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
@@ -104,6 +115,9 @@ class OneClassData(AnomalibDataModule):
         self.root = Path(root)
         self.normal_classes = normal_classes
         self.normal_class = "+".join(normal_classes)
+        self.num_train = num_train
+        self.impurity = impurity
+        self.impurities = []
         self.on_corrupt = on_corrupt
         self.cache = cache
         self.memory_budget = memory_budget
@@ -128,12 +142,18 @@ class OneClassData(AnomalibDataModule):
 
     @override
     def _setup(self, _stage: str | None = None) -> None:
-        train, test, source = self.split()
+        split = self.split()
+        train, test = split.train, split.test
+        available = sum(map(len, train.values()))
+        if self.num_train is not None and all(train.values()):
+            train = draw_normal(train, self.num_train, self._split_seed)
+        impurities = self._draw_impurities(split, sum(map(len, train.values())))
         files = shared_image_files(self.root, self.cache, self.memory_budget)
-        paths = [*chain.from_iterable(train.values()), *chain.from_iterable(test.values())]
+        paths = [*chain.from_iterable(train.values()), *impurities, *chain.from_iterable(test.values())]
         damage = files.inspect(paths)
         judge_damage(damage, len(paths), self.on_corrupt)
         train, test = (_without(damage, images) for images in (train, test))
+        self.impurities = [path for path in impurities if path not in damage]
         for name, images in train.items():
             if not images:
                 raise ValueError(f"normal_class must have training images, got none for {name!r}; add some.")
@@ -141,17 +161,29 @@ class OneClassData(AnomalibDataModule):
         anomalous = [path for name, images in test.items() if name not in self.normal_classes for path in images]
         classes = {path: name for part in (train, test) for name, images in part.items() for path in images}
         training = [*chain.from_iterable(train.values())]
+        drawn = f" (of {available}, drawn with seed {self._split_seed})" if self.num_train is not None else ""
+        if self.impurities:
+            share = len(self.impurities) / (len(training) + len(self.impurities))
+            drawn += f" and {len(self.impurities)} anomalous ones labelled normal (impurity {share:.3g})"
         if len(training) == 1:
             logger.warning("One normal training image: most scorers need at least two.")
         if not normal or not anomalous:
             logger.warning("The test set has %d normal and %d anomalous images: no AUROC.", len(normal), len(anomalous))
-        self.train_data = ImageDataset(training, [], split="train", classes=classes, read=files.read)
+        everything = [*training, *self.impurities]
+        self.train_data = ImageDataset(everything, [], split="train", classes=classes, read=files.read)
         self.test_data = ImageDataset(normal, anomalous, split="test", classes=classes, read=files.read)
         logger.info(
-            "%s, normal class%s %s: %d normal training images; test: %d normal, %d anomalous (%s).",
-            *(self.name, "es" if len(train) > 1 else "", ", ".join(map(repr, train)), len(training)),
-            *(len(normal), len(anomalous), source),
+            "%s, normal class%s %s: %d normal training images%s; test: %d normal, %d anomalous (%s).",
+            *(self.name, "es" if len(train) > 1 else "", ", ".join(map(repr, train)), len(training), drawn),
+            *(len(normal), len(anomalous), split.source),
         )
+
+    def _draw_impurities(self, split: OneClassSplit, num_normal: int) -> list[Path]:
+        if not self.impurity:
+            return []
+        tested = {path for images in split.test.values() for path in images}
+        others = [path for path in split.others() if path not in tested]
+        return draw_impurities(others, num_normal, self.impurity, self._split_seed)
 
     @override
     def _create_test_split(self) -> None:

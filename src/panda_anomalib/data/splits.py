@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ class OneClassSplit(NamedTuple):
     train: dict[str, list[Path]]
     test: dict[str, list[Path]]
     source: str
+    others: Callable[[], list[Path]] = list
+    """Finds the training images of the other classes, which are used for impure training sets only."""
 
 
 def split_one_class(
@@ -67,6 +69,12 @@ def split_by_folders(
         train={name: _images_of(train_root, name) for name in normal_classes},
         test={name: _images_of(test_root, name) for name in used},
         source=f"split by the folders {train_root.name} and {test_root.name}",
+        others=lambda: [
+            path
+            for name in find_classes(train_root)
+            if name not in normal_classes and (classes is None or name in classes)
+            for path in find_images(train_root / name)
+        ],
     )
 
 
@@ -82,7 +90,10 @@ def split_at_random(
         cut = math.floor((1 - ratio) * len(own) + 1e-9)  # (1 - 0.9) * 10 is a little less than 1
         train[name], test[name] = (sorted(own[index] for index in part) for part in (order[:cut], order[cut:]))
     return OneClassSplit(
-        {name: train[name] for name in normal_classes}, test, f"{ratio:g} of each class drawn with seed {seed}"
+        {name: train[name] for name in normal_classes},
+        test,
+        f"{ratio:g} of each class drawn with seed {seed}",
+        lambda: _of_others(train, normal_classes),
     )
 
 
@@ -114,7 +125,7 @@ def split_table(
             + (f" and {len(missing) - 1} others" if len(missing) > 1 else "")
             + "; unpack the archive again."
         )
-    return OneClassSplit(chosen, test, source)
+    return OneClassSplit(chosen, test, source, lambda: _of_others(train, normal_classes))
 
 
 def check_classes(argument: str, names: Iterable[str], existing: Sequence[str], where: str) -> None:
@@ -129,6 +140,10 @@ def check_classes(argument: str, names: Iterable[str], existing: Sequence[str], 
             known = ", ".join(map(repr, nearest)) + (", ..." if len(existing) > len(nearest) else "")
             hint = f"did you mean one of {known}?" if known else "there is none."
             raise ValueError(f"{argument} must be {where}, got {name!r}; {hint}")
+
+
+def _of_others(train: dict[str, list[Path]], normal_classes: Sequence[str]) -> list[Path]:
+    return [path for name, images in train.items() if name not in normal_classes for path in images]
 
 
 def _check_folders(argument: str, names: Iterable[str], root: Path) -> None:

@@ -1,0 +1,51 @@
+"""Which jobs may share the embeddings of one pass, and what these depend on."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import AnomalibDataModule
+
+from panda_anomalib.backbones.runtimes import choose_runtime
+from panda_anomalib.benchmark.jobs import Job
+from panda_anomalib.models.dn2 import Dn2
+
+__all__ = ["embedding_kind"]
+
+_OWN_PARTS = ("pre_processor", "post_processor", "evaluator")
+_OF_THE_SCORER = {"scorer", "scorer_args", "num_neighbors", "normalization", "power", "false_positive_rate"}
+_OF_NO_SCORE = {"visualizer", "keep_embeddings", *_OWN_PARTS}
+
+
+def embedding_kind(job: Job, model: Any, datamodule: AnomalibDataModule) -> dict[str, Any] | None:
+    """Everything that the embeddings of a job depend on beside the image; None if it must run alone.
+
+    Args:
+        job: The job.
+        model: As its configuration builds it.
+        datamodule: The same, set up.
+    """
+    if type(model) is not Dn2 or any(job.model["init_args"].get(part, True) is not True for part in _OWN_PARTS):
+        return None
+    if any(getattr(datamodule, f"{part}_augmentations", None) is not None for part in ("train", "test")):
+        return None
+    settings = {name: value for name, value in model.hparams.items() if name not in _OF_THE_SCORER | _OF_NO_SCORE}
+    images = len(datamodule.train_data) + len(datamodule.test_data)
+    runtime = choose_runtime(settings.pop("runtime"), torch.device(job.accelerator), images)
+    kind = {
+        **settings,
+        "runtime": runtime,
+        "batch_size": datamodule.train_batch_size,  # which a runtime works in, and the last digits depend on
+        "accelerator": job.accelerator,
+        "reader": f"{type(datamodule.train_data).__module__}.{type(datamodule.train_data).__qualname__}",
+        "torch": version("torch"),
+        "timm": version("timm"),
+    }
+    if runtime.startswith("openvino"):
+        kind["openvino"] = version("openvino")
+    if settings["weights"] == "random":
+        kind["seed"] = job.seed
+    elif (file := Path(str(settings["weights"]))).is_file():
+        kind["weights_file"] = [file.stat().st_size, file.stat().st_mtime_ns]
+    return kind
