@@ -74,6 +74,8 @@ def draw_results(
     jobs = prepare(results.done)
     _check_metric(jobs, metric)
     choice = choose(jobs, x, by)
+    if not pd.api.types.is_numeric_dtype(jobs[choice.x]):
+        jobs[choice.x] = jobs[choice.x].fillna("default")
     points = make_points(jobs, choice, metric)
     kind = kind or _kind(points)
     if kind == "curve" and not pd.api.types.is_numeric_dtype(points.table[choice.x]):
