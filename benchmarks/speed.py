@@ -8,6 +8,7 @@ r"""Speed and memory, as ratios within one run on one machine.
     python benchmarks/speed.py variants --root datasets/cifar10 --normal_class horse
     python benchmarks/speed.py pictures --root datasets/mvtec_screw_512 --normal_class good
     python benchmarks/speed.py search
+    python benchmarks/speed.py networks
     python benchmarks/speed.py imports
 
 ``whole``: train and test of DN2 without pictures, each runtime in a process of its own, over a bare loop that decodes
@@ -20,8 +21,9 @@ float32 NCHW), for three networks with random weights, in float32 and in ``bf16-
 is reported apart. ``variants``: processor time of a minibatch, and of what comes after the last one (memory bank,
 threshold, of every snapshot), of ``PandaEwc`` (with F = 1, the same arithmetic) and ``PandaSes`` over those of
 ``Panda``, in turns in one process. ``pictures``: what the pictures add to a test. ``search``: exact search of one batch
-over extraction of that batch. Results go to ``results/speed_<part>.json``, with versions and commit; memory is that of
-the main process.
+over extraction of that batch. ``networks``: embeddings a second of the packaged networks (random weights) over those
+of ResNet-18, decoded images, two runtimes in turns. Results go to ``results/speed_<part>.json``, with versions and
+commit; memory is that of the main process.
 """
 
 import argparse
@@ -332,6 +334,44 @@ def search(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"runtime": runtime, "extraction_ms": 1000 * extraction, "banks": rows}
 
 
+NETWORKS = {  # with the image size of the weights, and one that is smaller than that
+    "resnet18": 224,
+    "tf_efficientnet_lite0": 224,
+    "tf_efficientnet_lite1": 240,
+    "tf_efficientnet_lite2": 260,
+    "tf_efficientnet_lite2 at 224": 224,
+}
+
+
+def networks(_: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of the packaged networks beside ResNet-18, batches of 32 in turns; medians of seven."""
+    import torch
+
+    from panda_anomalib.backbones import Backbone, make_runtime
+
+    def prepared(text: str, size: int, runtime: str) -> tuple[Any, Any]:
+        backbone = Backbone(text.partition(" ")[0], weights="random")
+        backbone.load_weights()
+        run, images = make_runtime(runtime, backbone), torch.rand(32, 3, size, size)
+        run(images)
+        return run, images
+
+    runtimes = ("openvino", "channels_last")
+    runs = {(text, name): prepared(text, size, name) for text, size in NETWORKS.items() for name in runtimes}
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    with torch.no_grad():
+        for _turn in range(7):
+            for key, (run, images) in runs.items():
+                start = time.perf_counter()
+                run(images)
+                seconds[key].append(time.perf_counter() - start)
+    rates = {key: 32 / sorted(times)[3] for key, times in seconds.items()}
+    rows = [{"network": text, "runtime": runtime, "images_a_second": rate} for (text, runtime), rate in rates.items()]
+    for row in rows:
+        row["over_resnet18"] = row["images_a_second"] / rates["resnet18", row["runtime"]]
+    return {"threads": torch.get_num_threads(), "networks": rows}
+
+
 def imports(_: argparse.Namespace) -> dict[str, Any]:
     """Import time of the package over anomalib.models alone, and of ``--version``; medians of five."""
 
@@ -367,6 +407,7 @@ def main() -> None:
         "variants": variants,
         "pictures": pictures,
         "search": search,
+        "networks": networks,
         "imports": imports,
     }
     parser.add_argument("part", choices=parts)

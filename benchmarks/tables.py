@@ -84,8 +84,10 @@ def readouts(backbone: str = "tf_efficientnet_lite0") -> str:
 
 
 def networks() -> str:
-    """Mean AUROC of the packaged networks."""
-    columns = [*SETS.values(), "CIFAR-10, 1 000 training images a class"]
+    """Mean AUROC of the packaged networks, and their speed over that of ResNet-18."""
+    columns = [*SETS.values(), "CIFAR-10, 1 000 training images a class", "images a second"]
+    report = json.loads((RESULTS / "speed_networks.json").read_text())
+    speeds = {r["network"]: r["over_resnet18"] for r in report["networks"] if r["runtime"] == "openvino"}
     lines = ["| network | readout | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
     for name, text in NETWORKS.items():
         if not (target := RESULTS / f"one_class_{name}.csv").is_file():
@@ -93,7 +95,8 @@ def networks() -> str:
         table, few = pd.read_csv(target), RESULTS / f"one_class_{name}_train1000.csv"
         for configuration, readout in READOUTS.items():
             fewer = _means(pd.read_csv(few), configuration, ["cifar10"]) if few.is_file() else "-"
-            lines.append(f"| {text} | {readout} | {_means(table, configuration)} | {fewer} |")
+            speed = f"{speeds[name.replace('_224', ' at 224')]:.1f} x ResNet-18"
+            lines.append(f"| {text} | {readout} | {_means(table, configuration)} | {fewer} | {speed} |")
     return "\n".join(lines)
 
 

@@ -21,15 +21,14 @@ import anomalib.models
 import pytest
 import yaml
 from anomalib.cli import AnomalibCLI
-from anomalib.data import get_datamodule
 from sybil import Document, Example
 from sybil.evaluators.python import PythonEvaluator
 from sybil.evaluators.skip import Skipper
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 import panda_anomalib.data
-from panda_anomalib.benchmark import Benchmark
-from panda_anomalib.benchmark.jobs import _build_model
+from panda_anomalib.benchmark import read_configuration
+from panda_anomalib.benchmark.sections import build_model
 from panda_anomalib.cli import main
 from panda_anomalib.commands import TOOLS
 from panda_anomalib.host_cli import PandaCLI
@@ -114,11 +113,13 @@ def _run_command(program: str, *arguments: str) -> None:
 
 def _run_ours(arguments: list[str]) -> None:
     if arguments[0] in TOOLS:
-        importlib.import_module(f"panda_anomalib.tools.{arguments[0]}").make_parser().parse_args(arguments[1:])
+        parsed = importlib.import_module(f"panda_anomalib.tools.{arguments[0]}").make_parser().parse_args(arguments[1:])
+        if arguments[0] == "benchmark":
+            _build_models_of(parsed.config)
         return
     with pytest.MonkeyPatch.context() as patch:
-        if not _takes_seconds(arguments):
-            patch.setattr(PandaCLI, "_run_subcommand", _build_what_it_runs)
+        if not _takes_seconds(arguments):  # its constructor builds all there is
+            patch.setattr(PandaCLI, "_run_subcommand", lambda _: None)
         try:
             main(arguments)
         except SystemExit as stop:
@@ -137,18 +138,15 @@ def _takes_seconds(arguments: list[str]) -> bool:
     return plain and at_hand.get(arguments[0], False) and not known
 
 
-def _build_what_it_runs(cli: PandaCLI) -> None:
-    """Instead of running: what the constructor of the command line has not built yet."""
-    if cli.subcommand != "benchmark":
-        return
-    pipeline = Benchmark()
-    config = pipeline._get_args(cli.config.benchmark)
-    for runner in pipeline._setup_runners(config):
-        jobs = [job.config for job in runner.generator.generate_jobs(config["benchmark"])]
-        for model in {str(job["model"]): job["model"] for job in jobs}.values():  # not for each seed
-            _build_model(model)
-        for data in {str(job["data"]): job["data"] for job in jobs}.values():
-            get_datamodule(data)
+def _build_models_of(config: Path) -> None:
+    """What no look at the configuration builds; data that a reader must bring are taken for those of this folder."""
+    content = config.read_text()
+    for place in re.findall(r"root: (\./datasets/\S+)", content):
+        content = content.replace(place, "images")
+    Path("read.yaml").write_text(content)
+    jobs = read_configuration(Path("read.yaml")).jobs
+    for model in {str(job.model): job.model for job in jobs}.values():  # not for each seed
+        build_model(model)
 
 
 def _parse_script(arguments: list[str]) -> None:

@@ -3,15 +3,17 @@
 The top of this module imports nothing heavy: ``--version``, ``--help`` and wrong commands answer at once, while
 importing anomalib takes many seconds. That is also why the class ``PandaCLI`` has a module of its own.
 
-Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. What our own code refuses is told in one line;
-``PANDA_ANOMALIB_TRACEBACK=1`` shows its traceback, and every other error keeps it.
+Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. What our own code or the operating system refuses is
+told in one line; ``PANDA_ANOMALIB_TRACEBACK=1`` shows its traceback, and every other error keeps it.
 """
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import importlib.metadata
 import io
+import itertools
 import logging
 import os
 import re
@@ -23,7 +25,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from panda_anomalib import __version__
-from panda_anomalib.commands import EVALUATING, FITTING, PROGRAM, SUBCOMMANDS, TOOLS, did_you_mean
+from panda_anomalib.commands import (
+    EVALUATING,
+    FITTING,
+    PROGRAM,
+    SUBCOMMANDS,
+    TOOLS,
+    did_you_mean,
+    nearest_path,
+    unknown_option,
+)
+from panda_anomalib.failures import describe_failure
 from panda_anomalib.quiet import LIGHTNING_LOGGERS
 
 if TYPE_CHECKING:
@@ -44,8 +56,10 @@ _HARMLESS = (
     r"The following callbacks returned in `LightningModule\.configure_callbacks`",  # the test that follows a training
     r"ckpt_path is not provided\. Model weights will not be loaded",  # an error here where weights are needed
     r"To use any logger install it using `anomalib install -v`",  # none is needed: the run folder has the metrics
+    r"\s*Detected KeyboardInterrupt",  # our own line says it
     r".*\[litlogger\]\(https://pypi\.org/project/litlogger/\)",  # an advertisement
 )
+_INTERRUPTED = "interrupted; no file is left half-written, and what was there before is as it was."
 _CHATTY_LOGGERS = ("onnx_ir", "onnxscript")  # hundreds of lines about the names of constants in an export
 
 logger = logging.getLogger(__name__)
@@ -59,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: With code 1, 2 or 130 when the command has not done its work.
-        Exception: Whatever the command raised, unless our own code refused its input.
+        Exception: Whatever the command raised that is not the user's to mend.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     _answer_lightly(arguments)
@@ -71,13 +85,13 @@ def main(args: Sequence[str] | None = None) -> None:
                 _configure_logging()
                 _cli_class()(arguments)
     except KeyboardInterrupt:
-        _stop(130, "interrupted.")
+        _stop(130, _INTERRUPTED)
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit code 1
-            _stop(130, "interrupted.")
+            _stop(130, _INTERRUPTED)
         raise
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        message = _own_message(error)
+        message = describe_failure(error)
         if message is None or os.environ.get("PANDA_ANOMALIB_TRACEBACK") == "1":
             raise
         _stop(1, f"error: {message}")
@@ -122,7 +136,37 @@ def _answer_lightly(arguments: list[str]) -> None:
     if not command.startswith("-") and command not in known:
         near = did_you_mean(command, known)
         _stop(2, f"error: subcommand must be one of {', '.join(known)}, got {command!r}{near}")
+    from panda_anomalib.short_help import SHORT_HELP, asks_for_short_help, short_parser
+
+    if asks_for_short_help(command, arguments[1:]):
+        short_parser(command).print_help()
+        raise SystemExit(0)
+    if command in SHORT_HELP and not SHORT_HELP[command].has_more:
+        short_parser(command).parse_known_args(arguments[1:])  # which refuses what it does not know
+    _check_config_files(arguments[1:])
     _require_model_and_data(command, arguments[1:])
+
+
+def _check_config_files(options: list[str]) -> None:
+    """Refuse configuration files that are not there or no YAML."""
+    pairs = [option.split("=", 1) for option in options if "=" in option]
+    for name, value in [*itertools.pairwise(options), *pairs]:
+        if name in {"-c", "--config"} or (name in {"--model", "--data"} and value.endswith((".yaml", ".yml"))):
+            _check_config_file("--config" if name == "-c" else name, Path(value))
+
+
+def _check_config_file(option: str, path: Path) -> None:
+    import yaml
+
+    try:
+        with path.open(encoding="utf-8") as text:
+            yaml.compose(text)
+    except FileNotFoundError:
+        _stop(2, f"error: {option} must be an existing file, got '{path}'{nearest_path(path)}")
+    except OSError as error:
+        _stop(2, f"error: {option} must be a file that can be read, got '{path}' ({error.strerror}); check it.")
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        _stop(2, f"error: {option} must be a YAML file, got '{path}': {' '.join(str(error).split())}")
 
 
 def _require_model_and_data(command: str, options: list[str]) -> None:
@@ -140,6 +184,8 @@ def _require_model_and_data(command: str, options: list[str]) -> None:
         needed["--output"] = "the file to write, ending in .safetensors"
     for option, meaning in needed.items():
         if not any(name == option or name.startswith(f"{option}.") for name in names):
+            if misspelt := difflib.get_close_matches(option, [name for name in names if name.startswith("--")], n=1):
+                _stop(2, f"error: {unknown_option(misspelt[0], [option])}")
             _stop(2, f"error: {command} needs {option} ({meaning}), or a file that sets it with --config.")
 
 
@@ -164,19 +210,6 @@ def _installed(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _own_message(error: Exception) -> str | None:
-    """The message of an error that code of this package raised, here or in a loading process; else None."""
-    package = str(Path(__file__).parent)
-    if "Original Traceback" in str(error):  # a DataLoader worker hands its traceback over as text
-        frames = re.findall(r'^  File "(.+)", line \d+, in ', str(error), flags=re.MULTILINE)
-        last_line = str(error).strip().splitlines()[-1]
-        return last_line.partition(": ")[2] if frames and frames[-1].startswith(package) else None
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return str(error) if frame is not None and frame.tb_frame.f_code.co_filename.startswith(package) else None
 
 
 @contextlib.contextmanager

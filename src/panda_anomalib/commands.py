@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["EVALUATING", "FITTING", "PROGRAM", "SUBCOMMANDS", "TOOLS", "did_you_mean", "nearest_path"]
+__all__ = ["EVALUATING", "FITTING", "PROGRAM", "SUBCOMMANDS", "TOOLS", "did_you_mean", "nearest_path", "unknown_option"]
 
 PROGRAM = "panda-anomalib"
 SUBCOMMANDS = {
@@ -15,7 +15,6 @@ SUBCOMMANDS = {
     "predict": "Score images with a trained model.",
     "validate": "Run the validation of a trained model.",
     "export": "Write a trained model as Torch, ONNX or OpenVINO.",
-    "benchmark": "Compare models on data sets from a configuration file.",
     "fisher": "Compute how much each weight of a backbone matters, for elastic weight consolidation.",
     "install": "Install the optional dependencies of anomalib.",
 }
@@ -24,9 +23,12 @@ TOOLS: dict[str, str] = {
     "bank": "Add images to the normal images of a trained model, remove, list or check them, without training again.",
     "app": "Look at a trained model in the browser: drop images, sort a folder by score.",
     "doctor": "Find out what is wrong with this installation, and how to mend it.",
+    "benchmark": "Compare models on data sets from a configuration file.",
     "report": "Turn the results of benchmarks into a page to look at, and Markdown.",
+    "figure": "Draw a study of a benchmark: a metric over whatever varies, beside the papers' values.",
+    "tsne": "Draw the embeddings of a data set in two dimensions, normal and anomalous images.",
 }
-"""Subcommands without a configuration file: each is a module of `panda_anomalib.tools`."""
+"""Subcommands that are not anomalib's: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")
 EVALUATING = ("validate", "test", "predict")
 
@@ -35,6 +37,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """End of an error message: the nearest known word, if one is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def unknown_option(option: str, known: Iterable[str], of: str = "") -> str:
+    """The whole message about an option that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(option, list(known), n=1)
+    return f"unknown option {option}{of}{f'; did you mean {near[0]}?' if near else '.'}"
 
 
 def nearest_path(path: Path) -> str:

@@ -8,11 +8,17 @@ What differs from ``anomalib.engine.Engine`` 2.7:
 * ``train(ckpt_path=...)`` tests the weights it has just trained; anomalib tests the old checkpoint.
 * ``export(ckpt_path=...)`` writes beside the checkpoint's run; anomalib writes every model to the same place.
 * ``predict(data_path=...)`` reads images truthfully and in batches; anomalib reads 16-bit images as pure white.
+* A training that fails, is interrupted or finds nothing to do takes its run folder with it, if there is nothing in it
+  but the configuration, and gives ``latest`` back to the run before.
 * A second ``fit`` with one Engine is an error; anomalib's trains nothing and says nothing.
 """
 
+import contextlib
+import itertools
+import logging
 import math
 import os
+import shutil
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -23,16 +29,22 @@ import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.deploy import CompressionType, ExportType
 from anomalib.engine import Engine as AnomalibEngine
+from anomalib.engine.plugins.checkpoint_io import AnomalibCheckpointIO
 from anomalib.models.components import AnomalibModule
 from anomalib.utils.path import create_versioned_dir, resolve_versioned_path
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import _EVALUATE_OUTPUT, _PREDICT_OUTPUT, EVAL_DATALOADERS, TRAIN_DATALOADERS
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import Metric
 from typing_extensions import override
 
-from panda_anomalib.commands import nearest_path
+from panda_anomalib.atomic import unwritable
+from panda_anomalib.commands import did_you_mean, nearest_path
+from panda_anomalib.whole_files import WholeCheckpoints
 
 __all__ = ["Engine", "existing_checkpoint", "newest_checkpoint"]
+
+logger = logging.getLogger(__name__)
 
 _PREDICT_BATCH_SIZE = 32
 
@@ -115,6 +127,10 @@ class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is
     """
 
     _checkpoint: Path | None = None
+    _new: Path | None = None
+    """Run folder of the training that is going on."""
+    _latest_before: Path | None = None
+    _root = Path()
 
     @override
     def _setup_workspace(
@@ -139,22 +155,65 @@ class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is
         folder = root / model.name / getattr(source, "name", "") / (getattr(source, "category", "") or "")
         self._cache.args["default_root_dir"] = self._new_run(folder) if versioned_dir else self._evaluated_run(folder)
 
-    @staticmethod
-    def _new_run(folder: Path) -> Path:
+    def _new_run(self, folder: Path) -> Path:
         latest = folder / "latest"
         if sys.platform != "win32" and latest.is_dir() and not latest.is_symlink():
             raise RuntimeError(
                 f"latest must be a link to a run folder, got a folder at {latest}, which an earlier test or predict of "
                 f"plain anomalib has left; rename it or remove it."
             )
-        return create_versioned_dir(folder)
+        self._root = Path(self._cache.args["default_root_dir"]).resolve()
+        self._latest_before = latest.readlink() if latest.is_symlink() else None
+        self._new = self._make_run(folder)
+        return self._new
+
+    def _make_run(self, folder: Path) -> Path:
+        try:
+            return create_versioned_dir(folder)
+        except OSError as error:
+            raise OSError(unwritable(self._cache.args["default_root_dir"], error)) from error
+
+    def _forget_empty_run(self) -> bool:
+        """Remove a new run folder in which there is nothing but a configuration, and set ``latest`` back."""
+        run, self._new = self._new, None
+        if run is None or os.environ.get("LOCAL_RANK", "0") != "0":
+            return False
+        if any(path.is_file() and not path.match("config*.yaml") for path in run.rglob("*")):
+            return False
+        shutil.rmtree(run, ignore_errors=True)
+        latest = run.parent / "latest"
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
+            if self._latest_before is not None:
+                latest.symlink_to(self._latest_before, target_is_directory=True)
+        for folder in itertools.takewhile(self._root.__ne__, run.resolve().parents):
+            with contextlib.suppress(OSError):  # it holds other runs
+                folder.rmdir()
+        return True
+
+    @override
+    def _ensure_checkpoint_io_plugin(self, model: AnomalibModule) -> None:
+        super()._ensure_checkpoint_io_plugin(model)
+        plugins = self._cache.args.get("plugins") or []
+        self._cache.args["plugins"] = [
+            WholeCheckpoints(plugin.extra_safe_globals) if type(plugin) is AnomalibCheckpointIO else plugin
+            for plugin in (plugins if isinstance(plugins, list) else [plugins])
+        ]
+
+    @override
+    def _setup_trainer(self, model: AnomalibModule) -> None:
+        try:
+            super()._setup_trainer(model)
+        except (MisconfigurationException, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"trainer must have arguments that fit together and this machine: {reason}") from error
 
     def _evaluated_run(self, folder: Path) -> Path:
         run = _run_folder(self._checkpoint) if self._checkpoint else None
         if run is not None and run.is_relative_to(Path(self._cache.args["default_root_dir"]).resolve()):
             return run
         latest = folder / "latest"
-        return resolve_versioned_path(latest) if latest.is_dir() else create_versioned_dir(folder)
+        return resolve_versioned_path(latest) if latest.is_dir() else self._make_run(folder)
 
     @override
     def fit(
@@ -166,7 +225,19 @@ class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is
         ckpt_path: str | Path | None = None,
     ) -> None:
         """Train in a new run folder, from ``ckpt_path`` on when given."""
-        super().fit(model, train_dataloaders, val_dataloaders, datamodule, existing_checkpoint(ckpt_path))
+        checkpoint = existing_checkpoint(ckpt_path)
+        try:
+            super().fit(model, train_dataloaders, val_dataloaders, datamodule, checkpoint)
+        except BaseException:
+            self._forget_empty_run()
+            raise
+        if checkpoint is not None and self._forget_empty_run():
+            logger.warning(
+                "The training of '%s' is finished: there was nothing left to do. More epochs (trainer.max_epochs) or, "
+                "for a model that is adapted, minibatches go on with it.",
+                checkpoint,
+            )
+        self._new = None
 
     @override
     def train(
@@ -251,6 +322,10 @@ class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is
         ckpt_path: str | Path | None = None,
     ) -> Path | None:
         """Export to ``<export_root>/weights/<type>``; by default beside ``weights/lightning`` of the checkpoint."""
+        known = [kind.value for kind in ExportType]
+        if export_type not in known:
+            near = did_you_mean(str(export_type), known)
+            raise ValueError(f"export_type must be one of {', '.join(known)}, got {str(export_type)!r}{near}")
         checkpoint = existing_checkpoint(ckpt_path)
         if export_root is None and checkpoint is not None:
             export_root = _run_folder(checkpoint) or checkpoint.parent

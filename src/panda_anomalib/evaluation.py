@@ -17,7 +17,17 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-__all__ = ["AUPR", "AUROC", "FPR95", "F1Max", "F1Score", "FalseAlarmRate", "MissRate", "image_evaluator"]
+__all__ = [
+    "AUPR",
+    "AUROC",
+    "FPR95",
+    "F1Max",
+    "F1Score",
+    "FalseAlarmRate",
+    "MissRate",
+    "image_evaluator",
+    "image_metrics",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -157,18 +167,40 @@ class MissRate(AnomalibMetric, _ImageMetric):
         return float(np.mean(values[labels] <= 0.5))
 
 
+_RANKED: tuple[type[_ImageMetric], ...] = (AUROC, AUPR, F1Max, FPR95)
+_LABELLED: tuple[type[_ImageMetric], ...] = (F1Score, FalseAlarmRate, MissRate)
+
+
+def image_metrics(distances: Values, flagged: Labels, labels: Labels) -> dict[str, float]:
+    """What ``image_evaluator`` computes, of all M images of a test set at once.
+
+    Shapes: distances, flagged and labels ``(M,)``.
+
+    Args:
+        distances: Higher is more anomalous.
+        flagged: Verdicts, True for anomalous.
+        labels: The truth, True for anomalous.
+
+    Returns:
+        Values in [0, 1] by name; those are missing whose class of images is.
+    """
+    given = [(metric, distances) for metric in _RANKED] + [(metric, flagged.astype(np.float64)) for metric in _LABELLED]
+    return {
+        f"image_{metric.__name__}": float(metric.score(values, labels))
+        for metric, values in given
+        if (labels.any() or not metric.needs_anomalous) and (not labels.all() or not metric.needs_normal)
+    }
+
+
 def image_evaluator() -> Evaluator:
     """Evaluator with all metrics of this module, named ``image_<Class>``, for validation and test."""
 
     def build() -> list[AnomalibMetric]:
-        ranked = [
-            metric(fields=["distance", "gt_label", "image_path"], prefix="image_")
-            for metric in (AUROC, AUPR, F1Max, FPR95)
-        ]
+        ranked = [metric(fields=["distance", "gt_label", "image_path"], prefix="image_") for metric in _RANKED]
         # strict=False: a model used without post-processor has no labels
         labelled = [
             metric(fields=["pred_label", "gt_label", "image_path"], prefix="image_", strict=False)
-            for metric in (F1Score, FalseAlarmRate, MissRate)
+            for metric in _LABELLED
         ]
         return [*ranked, *labelled]
 

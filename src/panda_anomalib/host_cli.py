@@ -2,10 +2,11 @@
 
 import inspect
 import logging
+import os
 import random
-import re
 import sys
 import warnings
+from argparse import Action
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -14,57 +15,63 @@ from anomalib.cli.utils import help_formatter as host
 from anomalib.data import AnomalibDataModule
 from anomalib.models.components import AnomalibModule
 from jsonargparse import ActionConfigFile, ArgumentParser
-from rich.markdown import Markdown
-from rich.panel import Panel
 
 from panda_anomalib import __version__
 from panda_anomalib.adaptation.fisher_command import make_fisher_file
-from panda_anomalib.commands import EVALUATING, FITTING, PROGRAM, SUBCOMMANDS, did_you_mean
+from panda_anomalib.commands import EVALUATING, FITTING, PROGRAM, SUBCOMMANDS
 from panda_anomalib.models.adapted import AdaptationMixin
+from panda_anomalib.option_errors import refusal_of_constructor, say_in_one_line
 
 __all__ = ["PandaCLI"]
 
 logger = logging.getLogger(__name__)
 
+_MOST_CLASSES = 60  # that help lists by name
 
-def _concrete_subclasses(base: type) -> list[type]:
-    found: list[type] = []
+
+def _concrete_subclasses(base: type) -> list[str]:
+    found: list[str] = []
     below: list[type] = base.__subclasses__()
     for direct in below:
-        found += [*([] if inspect.isabstract(direct) else [direct]), *_concrete_subclasses(direct)]
+        found += [*([] if inspect.isabstract(direct) else [direct.__name__]), *_concrete_subclasses(direct)]
     return found
 
 
-class _Parser(ArgumentParser):
-    """Parser that names the nearest known option when it refuses one."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if option := re.match(r"Unrecognized arguments: (--[^\s=]+)", message):
-            commands = self._subcommands_action._name_parser_map if self._subcommands_action else {}
-            parser = next((commands[word] for word in self.args if word in commands), self)
-            known = [option for action in parser._actions for option in action.option_strings]
-            message += did_you_mean(option[1], known)
-        elif name := re.search(r"Expected a dot import path string: (\w+)", message):
-            classes: list[type] = [*AnomalibModule.__subclasses__(), *_concrete_subclasses(AnomalibDataModule)]
-            message += did_you_mean(name[1], [known.__name__ for known in classes])
-        super().error(message, ex)
-
-
 class _HelpFormatter(host.CustomHelpFormatter):
-    """anomalib's help, with the name of this program in its examples."""
+    """anomalib's help without its guide, for which our examples stand in, and without endless lists of classes."""
 
     def format_help(self) -> str:
-        if self.subcommand not in host.REQUIRED_ARGUMENTS or self.verbosity_level > 1:
-            return str(super().format_help())
-        usage = host.get_cli_usage_docstring(host.DOCSTRING_USAGE[self.subcommand]) or ""
-        guide = f"{usage}\n{host.get_verbose_usage(self.subcommand)}"
-        guide = re.sub(r"\banomalib (?=[a-z])", f"{PROGRAM} ", guide)
-        with self.console.capture() as capture:
-            self.console.print(host.get_intro())
-            self.console.print(Panel(Markdown(guide), border_style="dim", title="Quick-Start", title_align="left"))
-            if self.verbosity_level == 1:
-                self.console.print(Panel(self._root_section, border_style="dim", title="Arguments"))
-        return capture.get()
+        return str(super(host.CustomHelpFormatter, self).format_help())
+
+    def _get_help_string(self, action: Action) -> str:
+        kind = str(self._get_type_str(action) or "").replace("%", "%%")  # which rich_argparse loses
+        text = str(super()._get_help_string(action)).replace("%(type)s", kind)
+        text, _, classes = text.partition(", known subclasses: ")
+        if not classes:
+            return text
+        names = [path.rpartition(".")[2] for path in classes.removesuffix(")").split(", ")]
+        # of torch.nn.Module there are more than a thousand
+        return f"{text}, {f'one of {len(names)} classes' if len(names) > _MOST_CLASSES else ', '.join(names)})"
+
+
+class _Parser(ArgumentParser):
+    """Parser that says in one line what it refuses, with the nearest that it knows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", _HelpFormatter)  # also of the parser behind --model.help
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error or os.environ.get("PANDA_ANOMALIB_TRACEBACK") == "1":
+            super().error(message, ex)  # raises, for a parser of which this is the inside
+        commands = self._subcommands_action._name_parser_map if self._subcommands_action else {}
+        parser = next((commands[word] for word in self.args if word in commands), self)
+        known = [option for action in parser._actions for option in action.option_strings]
+        classes = {
+            "model": ("the name of a model", _concrete_subclasses(AnomalibModule)),
+            "data": ("the name of a datamodule", _concrete_subclasses(AnomalibDataModule)),
+        }
+        self.exit(2, f"error: {say_in_one_line(message, known, classes)}\n")
 
 
 class PandaCLI(AnomalibCLI):
@@ -73,18 +80,19 @@ class PandaCLI(AnomalibCLI):
     def __init__(self, args: Sequence[str] | None = None, run: bool = True) -> None:  # noqa: FBT001, FBT002 - anomalib's
         from anomalib.cli.pipelines import PIPELINE_REGISTRY
 
-        from panda_anomalib.benchmark import Benchmark
+        from panda_anomalib.backbones.timm_weights import offer_packaged_weights
         from panda_anomalib.registration import register
 
         register()
+        offer_packaged_weights()  # to anomalib's models, which would ask the hub
         arguments = list(sys.argv[1:] if args is None else args)
         formatter: Any = _HelpFormatter
         asked = {"-h", "--help"} & set(arguments)  # anomalib's formatter looks at the process's arguments, not at these
         formatter.subcommand = arguments[0] if arguments else None
-        formatter.verbosity_level = 1 if "-v" in arguments else 0 if asked and "-vv" not in arguments else 2
+        formatter.verbosity_level = 1 if asked and "-v" in arguments else 2
         pipelines = PIPELINE_REGISTRY or {}
         plain = dict(pipelines)
-        pipelines["benchmark"] = Benchmark
+        pipelines.pop("benchmark", None)  # ours is a tool of its own
         try:
             super().__init__(arguments, run)
         finally:
@@ -155,11 +163,17 @@ class PandaCLI(AnomalibCLI):
 
     def _refuse(self, message: str) -> NoReturn:
         parser: ArgumentParser = self._parser(self.subcommand)
-        parser.error(message)
+        parser.exit(2, f"error: {message}\n")
 
     def instantiate_classes(self) -> None:
         """Build model, data and engine; ``train`` honours the optimizer as ``fit`` does."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            reason = refusal_of_constructor(str(error))
+            if not reason or os.environ.get("PANDA_ANOMALIB_TRACEBACK") == "1":
+                raise
+            self._refuse(reason)
         if isinstance(getattr(self, "model", None), AdaptationMixin):  # its budget is in minibatches
             warnings.filterwarnings("ignore", message="`max_epochs` was not set")
         if self.subcommand == "train":
@@ -183,9 +197,11 @@ class PandaCLI(AnomalibCLI):
     def instantiate_engine(self) -> None:
         """Build our Engine; evaluations keep the configuration of the training that shares their folder."""
         from anomalib.callbacks import get_callbacks
-        from lightning.pytorch.cli import SaveConfigCallback
+        from lightning.pytorch.callbacks import ProgressBar
 
+        from panda_anomalib.callbacks import StepProgressBar
         from panda_anomalib.engine import Engine
+        from panda_anomalib.whole_files import WholeConfig
 
         arguments = dict(self._get(self.config_init, "trainer", default={}))
         callbacks = arguments["callbacks"] or []
@@ -194,17 +210,15 @@ class PandaCLI(AnomalibCLI):
             name = "config.yaml" if self.subcommand in FITTING else f"config.{self.subcommand}.yaml"
             parser: Any = self._parser(self.subcommand)
             config = self.config[self.subcommand]
-            callbacks.append(SaveConfigCallback(parser, config, config_filename=name, overwrite=True))
+            callbacks.append(WholeConfig(parser, config, name))
+        shown = arguments.get("enable_progress_bar") is not False
+        if shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(StepProgressBar())
         arguments["callbacks"] = callbacks + get_callbacks(self.config[self.subcommand])
         self.engine = Engine(**arguments)
 
     def _run_subcommand(self) -> None:
-        if self.subcommand == "benchmark":  # not through anomalib's run_pipeline, which calls it experimental
-            from panda_anomalib.benchmark import Benchmark
-
-            Benchmark().run(self.config.benchmark)
-        else:
-            super()._run_subcommand()
+        super()._run_subcommand()
         if self.subcommand in FITTING and self.engine.trainer.is_global_zero:
             from panda_anomalib.next_steps import describe_training
 

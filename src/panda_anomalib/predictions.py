@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 from typing_extensions import override
 
-from panda_anomalib.atomic import write_atomically
+from panda_anomalib.atomic import unwritable, write_atomically
 
 __all__ = ["PredictionTable", "PredictionWriter", "forget_stage_folder", "stage_folder", "write_atomically"]
 
@@ -52,10 +52,7 @@ def stage_folder(trainer: pl.Trainer) -> Path:
         try:
             folder = _create_folder(Path(trainer.default_root_dir), str(stage.value))
         except OSError as reason:
-            error = (
-                f"default_root_dir must be a folder one can write to, got '{trainer.default_root_dir}' ({reason}); "
-                "choose another default_root_dir."
-            )
+            error = unwritable(trainer.default_root_dir, reason)
     # The error travels too: a process that waits for a folder which never comes would hang.
     folder, error = trainer.strategy.broadcast((folder, error))
     if folder is None:

@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from panda_anomalib.atomic import check_writable, write_atomically
+
 __all__ = ["SAMPLE_WEIGHT", "FisherFile", "check_output", "load_fisher", "save_fisher", "suggested_weight"]
 
 logger = logging.getLogger(__name__)
@@ -49,12 +51,14 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     Raises:
         ValueError: If it does not end in ``.safetensors``.
         FileExistsError: If it is there already.
+        OSError: If its folder cannot be written to.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"output must end in .safetensors, got '{path}'.")
     if path.exists():
         raise FileExistsError(f"output must not exist yet, got '{path}'; choose another name or remove it.")
+    check_writable(path.parent, "folder of the output")
     return path
 
 
@@ -74,10 +78,11 @@ def save_fisher(path: str | os.PathLike[str], fisher: Mapping[str, Tensor], prov
     if missing := {"backbone", "suggested_weight"} - provenance.keys():
         raise ValueError(f"provenance must have {', '.join(sorted(missing))}, got {', '.join(provenance) or 'none'}.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
     tensors = {name: value.detach().cpu().contiguous() for name, value in fisher.items()}
-    save_file(tensors, unfinished, metadata={**provenance, "format": _FORMAT})
-    unfinished.replace(path)
+    try:
+        write_atomically(path, lambda file: save_file(tensors, file, metadata={**provenance, "format": _FORMAT}))
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"output must be a file that can be written, got '{path}' ({error}); make room.") from error
 
 
 def load_fisher(

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -21,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 
 from panda_anomalib.app.gallery import Entry, Gallery
 from panda_anomalib.app.guard import Guard
+from panda_anomalib.atomic import write_atomically
 from panda_anomalib.data.files import IMAGE_EXTENSIONS, find_images
 from panda_anomalib.explanation import describe_p_value, draw_explanation
 from panda_anomalib.overview import Thumbnails
@@ -176,7 +178,7 @@ class _Pages:
         folder = self._uploads / hashlib.sha256(content).hexdigest()[:16] / "dropped"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / re.sub(r"[^\w. ()+-]", "_", name)[-60:]
-        path.write_bytes(content)
+        write_atomically(path, partial(Path.write_bytes, data=content))
         added = self._gallery.add(path, name)
         if isinstance(added, str):
             return JSONResponse({"problem": added}, 422)

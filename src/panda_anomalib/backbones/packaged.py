@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from torch import Tensor
@@ -27,6 +28,10 @@ class PackagedWeights:
     def distribution(self) -> str:
         """Name to install."""
         return self.package.replace("_", "-")
+
+    def is_installed(self) -> bool:
+        """Whether the package is there."""
+        return find_spec(self.package) is not None
 
     def path(self) -> Path:
         """Path of the weight file; ModuleNotFoundError when the package is not installed."""

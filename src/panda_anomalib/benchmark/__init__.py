@@ -1,4 +1,4 @@
-"""anomalib's benchmark, so that its table can be trusted: no row is lost, and no failure is passed over.
+"""A benchmark whose table can be trusted: no row is lost, and no failure is passed over.
 
 Importing this package imports nothing heavy: the runner, and anomalib with it, is loaded when a name is first used,
 so that the report on results answers at once, also where anomalib is not installed.
@@ -8,14 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from panda_anomalib.benchmark.jobs import BenchmarkJob as BenchmarkJob
-    from panda_anomalib.benchmark.jobs import BenchmarkJobGenerator as BenchmarkJobGenerator
-    from panda_anomalib.benchmark.runner import Benchmark as Benchmark
-    from panda_anomalib.benchmark.runner import BenchmarkRunner as BenchmarkRunner
+    from panda_anomalib.benchmark.configuration import read_configuration as read_configuration
+    from panda_anomalib.benchmark.runner import run_benchmark as run_benchmark
 
-__all__ = ["Benchmark", "BenchmarkJob", "BenchmarkJobGenerator", "BenchmarkRunner"]
+__all__ = ["read_configuration", "run_benchmark"]
 
-_HOME = {"BenchmarkJob": "jobs", "BenchmarkJobGenerator": "jobs", "Benchmark": "runner", "BenchmarkRunner": "runner"}
+_HOME = {"read_configuration": "configuration", "run_benchmark": "runner"}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ from panda_anomalib.adaptation.collapse import (
     typical_distance,
 )
 from panda_anomalib.adaptation.resume import minibatches_done
+from panda_anomalib.atomic import write_atomically
 from panda_anomalib.callbacks.collapse_figure import draw_collapse
 
 __all__ = ["AdaptationProbe", "CollapseMonitor"]
@@ -245,11 +246,15 @@ class CollapseMonitor(Callback):
 
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "collapse.csv").open("w", newline="", encoding="utf-8") as file:
+        write_atomically(folder / "collapse.csv", self._write_table)
+        figure = draw_collapse(self.history, warned_at=self.warned_at)
+        write_atomically(folder / "collapse.png", figure.savefig)
+
+    def _write_table(self, path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(self.history)
-        draw_collapse(self.history, warned_at=self.warned_at).savefig(folder / "collapse.png")
 
 
 def _share(value: float, whole: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from panda_anomalib.atomic import check_writable
 from panda_anomalib.calibration import Calibration
 from panda_anomalib.commands import PROGRAM
 from panda_anomalib.data.normal_images import NormalImages
@@ -83,6 +84,7 @@ def detect(
 
     Raises:
         FileNotFoundError: If a path does not exist, or the backbone's weights are missing.
+        OSError: If results cannot be written to ``output``.
         ValueError: If not one of ``normal`` and ``model`` is given, an argument is not accepted, there are no images,
             or one cannot be read.
     """
@@ -90,6 +92,7 @@ def detect(
         raise ValueError("normal or model must be given, and not both: images to fit on, or a fitted model.")
     check_on_corrupt(on_corrupt)
     visualizer = NeighborVisualizer(images=pictures)
+    check_writable(Path(output), "output")
     given = existing_checkpoint(model, "model")
     sources = [] if normal is None else as_paths(normal)
     bank, wanted = choose_images(None if normal is None else sources, as_paths(images), on_corrupt)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from panda_anomalib.atomic import try_folder
 from panda_anomalib.doctor.findings import Finding, install_command
 from panda_anomalib.memory import CONTROL_GROUP, available_memory
 
@@ -142,11 +143,8 @@ def _nearest(folder: Path) -> Path:
 
 def _try_folder(name: str, folder: Path, mend: str) -> Finding | None:
     needed = name in ("results", "temporary files")  # the caches are for downloads only
-    existing = _nearest(folder)
     try:
-        with tempfile.TemporaryFile(dir=existing) as file:  # permission bits say little: network drives, root
-            file.write(b"0")
-        free = shutil.disk_usage(existing).free
+        free = shutil.disk_usage(try_folder(folder)).free
     except OSError as error:
         reason = error.strerror or str(error)
         return Finding(

@@ -64,6 +64,8 @@ class AdaptationMixin(StoppingMixin):
         detector: Arguments of ``DetectorMixin``.
     """
 
+    training_description = "Adaptation to the normal images"
+    """What a pass over them is for, as a progress bar says it."""
     objective: Objective
     free_arguments = StoppingMixin.free_arguments | {"cache"}
 
@@ -406,3 +408,8 @@ class AdaptationMixin(StoppingMixin):
                 "go on with fit and this ckpt_path."
             )
         super()._require_fitted()
+
+
+AdaptationMixin.__init__.__doc__ = (
+    AdaptationMixin.__doc__
+)  # where jsonargparse finds the arguments of the classes below it

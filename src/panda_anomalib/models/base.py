@@ -451,3 +451,6 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+DetectorMixin.__init__.__doc__ = DetectorMixin.__doc__  # where jsonargparse finds the arguments of the classes below it

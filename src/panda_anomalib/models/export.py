@@ -4,7 +4,9 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,13 +84,25 @@ class CheckedExport(_Host):
         bank_record, self.bank_record = self.bank_record, None  # an export cannot be changed: it need not carry it
         arguments = {} if write.__name__ == "to_torch" else {"input_size": input_size, **kwargs}
         try:
-            path = write(export_root, model_file_name, **arguments)
+            path = _write_whole(partial(write, model_file_name=model_file_name, **arguments), Path(export_root))
             check_export(self, path, input_size=input_size, exact=not kwargs.get("compression_type"))
         finally:
             self.model.runtime, self.bank_record = runtime, bank_record
             # torch's exporter leaves a subclass of the model in a reference cycle: a second model of its name
             gc.collect()
         return path
+
+
+def _write_whole(write: Callable[[Path], Path], root: Path) -> Path:
+    """Call ``write`` with a temporary folder, then move its files to where they belong: there is never half a file."""
+    root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=root, prefix=".export-", ignore_cleanup_errors=True) as temporary:
+        made = write(Path(temporary)).relative_to(temporary)
+        for path in (path for path in Path(temporary).rglob("*") if path.is_file()):
+            target = root / path.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    return root / made
 
 
 def check_export(

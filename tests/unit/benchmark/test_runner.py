@@ -1,145 +1,156 @@
-"""The pipeline: wrong configurations run nothing, failures lose nothing."""
+"""The runner: failures lose nothing, a restart repeats nothing."""
 
+import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-import yaml
+from benchmark_jobs import DN2, draw_photos, section, write_config
+from filelock import FileLock
 
-from panda_anomalib.benchmark import Benchmark, BenchmarkJob
+from panda_anomalib.benchmark import execution, run_benchmark
+from panda_anomalib.benchmark.jobs import Job
+from panda_anomalib.benchmark.outcome import Outcome
+from panda_anomalib.benchmark.report.reading import read_results
 
-SECTION: dict[str, Any] = {
-    "seed": 0,
-    "model": {"grid": [{"class_path": name} for name in ("First", "Second", "Third")]},
-    "data": {"class_path": "Folder", "init_args": {"root": "photos"}},
-}
+MODELS = {"grid": [{"class_path": "Dn2", "init_args": {**DN2, "num_neighbors": k}} for k in (1, 2, 3)]}
+OUT = Path("runs/benchmark/config")
 
 
 @pytest.fixture(autouse=True)
-def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_folder_of_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_photos(tmp_path / "photos", 4)
     monkeypatch.chdir(tmp_path)
 
 
-def _run(config: object) -> pd.DataFrame:
-    Path("config.yaml").write_text(config if isinstance(config, str) else yaml.safe_dump(config))
-    return Benchmark().run(SimpleNamespace(config=Path("config.yaml")))
+def _run(models: Any = MODELS, **options: Any) -> pd.DataFrame:
+    config = write_config(Path("config.yaml"), {**section("photos", models), "share_embeddings": "off"})
+    return run_benchmark(config, **options).table
 
 
-def _tables() -> list[pd.DataFrame]:
-    return [pd.read_csv(path) for path in sorted(Path("runs/benchmark").glob("*/results.csv"))]
+def _scores() -> pd.DataFrame:
+    return pd.DataFrame({"image_path": ["a", "b"], "label": [0, 1], "distance": [0.0, 1.0]})
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Jobs that do not train: the second fails, the third has another metric. Models on disk as each job starts."""
-    on_disk: list[list[str]] = []
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Jobs that do not train, the second of which fails at first; which ran."""
+    calls: list[int] = []
 
-    def fake_run(job: BenchmarkJob) -> dict[str, Any]:
-        on_disk.append([name for table in _tables() for name in table["model.class_path"]])
-        name = job.config["model"]["class_path"]
-        if name == "Second":
+    def fake_run(job: Job) -> Outcome:
+        k = job.model["init_args"]["num_neighbors"]
+        rows = [path.read_text() for path in OUT.glob("jobs/*/row.json")]
+        assert all(any(f'num_neighbors": {done}' in row for row in rows) for done in calls if done != k)
+        calls.append(k)
+        if k == 2 and calls.count(2) == 1:
             raise LookupError("no such\nmodel")
-        metric = {"First": "image_AUROC", "Third": "image_PRO"}[name]
-        return {**job.columns, "job_duration": 1.5, metric: 0.75}
+        metric = "image_PRO" if k == 3 else "image_AUROC"
+        return Outcome({"status": "done", "error": "", "job_seconds": 1.5, metric: 0.75}, _scores())
 
-    monkeypatch.setattr(BenchmarkJob, "run", fake_run)
-    return on_disk
+    monkeypatch.setattr(execution, "run_alone", fake_run)
+    return calls
 
 
-def test_a_failing_job_is_a_row_and_the_others_go_on(seen: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_job_is_a_row_and_the_others_go_on(ran: list[int]) -> None:
     """Each row is on disk before the next job starts; columns are united; the failure is told and kept."""
-    with pytest.raises(RuntimeError, match=r"1 of 3 jobs failed; see the column error of runs.*results\.csv"):
-        _run({"accelerator": "cpu", "benchmark": SECTION})
-    assert seen == [[], ["First"], ["First", "Second"]]
-    (table,) = _tables()
-    assert table["model.class_path"].tolist() == ["First", "Second", "Third"]
-    assert table["image_AUROC"].fillna(-1).tolist() == [0.75, -1, -1]
-    assert table["image_PRO"].fillna(-1).tolist() == [-1, -1, 0.75]
-    assert table["error"].fillna("").tolist() == ["", "LookupError: no such model", ""]
-    assert table.columns[-1] == "error"
-    (log,) = Path("runs/benchmark").glob("*/errors.log")
-    assert "in fake_run" in log.read_text()
-    shown = capsys.readouterr().out
-    assert all(name in shown for name in ("First", "Second", "Third", "0.75"))
+    table = _run()
+    assert ran == [1, 2, 3]
+    for read in (table, pd.read_csv(OUT / "results.csv"), pd.read_parquet(OUT / "results.parquet")):
+        assert read["model"].tolist() == [f"Dn2 num_neighbors={k}" for k in (1, 2, 3)]
+        assert read["status"].tolist() == ["done", "failed", "done"]
+        assert read["image_AUROC"].fillna(-1).tolist() == [0.75, -1, -1]
+        assert read["image_PRO"].fillna(-1).tolist() == [-1, -1, 0.75]
+        assert read["error"].fillna("").tolist() == ["", "LookupError: no such model", ""]
+    assert "in fake_run" in (OUT / "errors.log").read_text()
 
 
-def test_two_runs_in_one_second_have_two_folders(seen: list[list[str]]) -> None:
-    """Anomalib's second run overwrites the first."""
-    config = {"accelerator": "cpu", "benchmark": {**SECTION, "model": {"class_path": "First"}}}
-    for _ in range(3):
-        _run(config)
-    assert len(_tables()) == len(seen) == 3
+def test_a_restart_tries_what_failed_and_repeats_nothing_else(ran: list[int]) -> None:
+    """Also with more models, whose labels are those of the present file."""
+    _run()
+    more = {"grid": [*MODELS["grid"], {"class_path": "Dn2", "init_args": {**DN2, "num_neighbors": 4}}]}
+    table = _run(more)
+    assert ran == [1, 2, 3, 2, 4]
+    assert table["status"].tolist() == ["done"] * 4
+    one = {"class_path": "Dn2", "init_args": {**DN2, "num_neighbors": 1}}
+    assert _run(one)["model"].tolist() == ["Dn2"]
+    assert ran == [1, 2, 3, 2, 4]
 
 
-def test_gpu_is_cuda(seen: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anomalib refuses the name that its own Engine takes. Several accelerators share one table."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    table = _run({"accelerator": ["cpu", "gpu"], "benchmark": {**SECTION, "model": {"class_path": "First"}}})
-    assert table["accelerator"].tolist() == ["cpu", "cuda"]
-    assert len(_tables()) == 1
-    assert len(seen) == 2
+def test_an_interruption_loses_the_job_at_work_only(ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables hold the others, and the next start begins with that job."""
+    whole = execution.run_alone
 
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        (
-            {"accelerator": "cpu", "bench": SECTION},
-            "keys accelerator and benchmark and no other, got accelerator, bench",
-        ),
-        ({"benchmark": SECTION}, "keys accelerator and benchmark and no other, got benchmark"),
-        (
-            {"accelerator": "tpu", "benchmark": SECTION},
-            r"accelerator must be cpu or cuda \(gpu is the same\), got 'tpu'",
-        ),
-        ({"accelerator": [], "benchmark": SECTION}, "accelerator must be cpu or cuda, or a list of them"),
-        ({"accelerator": ["cpu", "gpu"], "benchmark": SECTION}, "got 'gpu' on a machine where torch finds no CUDA"),
-        ({"accelerator": "cpu", "benchmark": None}, "benchmark must have the keys seed, model and data, got None"),
-        (
-            {"accelerator": "cpu", "benchmark": {k: SECTION[k] for k in ("model", "data")}},
-            "keys seed, model, data and no other, got data, model",
-        ),
-        ("accelerator: [cpu", "config must be a YAML file"),
-        ("cpu", "config must have the keys accelerator and benchmark, got 'cpu'"),
-    ],
-)
-def test_wrong_configurations_run_nothing(
-    config: object, message: str, seen: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Anomalib exits with 0 after each of these."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=message):
-        _run(config)
-    assert seen == []
-    assert not Path("runs").exists()
-
-
-def test_missing_configuration_is_named() -> None:
-    """With what was given."""
-    with pytest.raises(FileNotFoundError, match=r"config must be an existing file, got 'none\.yaml'"):
-        Benchmark().run(SimpleNamespace(config="none.yaml"))
-
-
-def test_an_interrupted_write_keeps_the_table(seen: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last whole table stays when writing the next one stops half-way."""
-    whole = pd.DataFrame.to_csv
-    config = {
-        "accelerator": "cpu",
-        "benchmark": {**SECTION, "seed": {"grid": [0, 1]}, "model": {"class_path": "First"}},
-    }
-
-    def half(table: pd.DataFrame, path: Path, **options: Any) -> None:
-        if len(table) == 2:
-            Path(path).write_text("model.cl")
+    def interrupted(job: Job) -> Outcome:
+        if job.model["init_args"]["num_neighbors"] == 3:
             raise KeyboardInterrupt
-        whole(table, path, **options)
+        return whole(job)
+
+    monkeypatch.setattr(execution, "run_alone", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _run()
+    assert pd.read_csv(OUT / "results.csv")["status"].tolist() == ["done", "failed"]
+    monkeypatch.setattr(execution, "run_alone", whole)
+    assert _run()["status"].tolist() == ["done"] * 3
+    assert ran == [1, 2, 2, 3]
+
+
+def test_an_interrupted_write_keeps_the_table(ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last whole table stays when writing the next one stops half-way, as it does on a full disk."""
+    first = {"class_path": "Dn2", "init_args": {**DN2, "num_neighbors": 1}}
+    _run(first)
+    before = (OUT / "results.csv").read_text()
+
+    def half(_: pd.DataFrame, path: Path, **options: Any) -> None:
+        Path(path).write_text("model.cl")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", half)
-    with pytest.raises(KeyboardInterrupt):
-        _run(config)
-    assert len(seen) == 2
-    (table,) = _tables()
-    assert table["seed"].tolist() == [0]
+    with pytest.raises(OSError, match="No space left"):
+        _run()
+    assert (OUT / "results.csv").read_text() == before
+    assert not list(OUT.glob(".*.csv"))
+
+
+def test_a_damaged_row_is_run_again(ran: list[int]) -> None:
+    """It never was one that this program wrote half."""
+    first = {"class_path": "Dn2", "init_args": {**DN2, "num_neighbors": 1}}
+    _run(first)
+    (path,) = OUT.glob("jobs/*/row.json")
+    path.write_text('{"status": "do')
+    _run(first)
+    assert ran == [1, 1]
+
+
+def test_one_runner_at_a_time(ran: list[int]) -> None:
+    """The second would write rows over those of the first."""
+    Path("out").mkdir()
+    with (
+        FileLock("out/.lock"),
+        pytest.raises(RuntimeError, match="output must be free, got 'out', which another benchmark is writing to"),
+    ):
+        _run(output="out")
+    assert ran == []
+
+
+@pytest.mark.filterwarnings(r"ignore:`LightningModule\.configure_optimizers` returned `None`")  # a bank needs none
+@pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode at the start of training")  # frozen on purpose
+def test_a_real_job_fills_the_schema() -> None:
+    """Two photographs that no network confuses; the report reads all of it."""
+    _run({"class_path": "Dn2", "init_args": DN2}, output="out")
+    results = read_results([Path("out")])
+    assert results.remarks == []
+    (row,) = results.jobs.to_dict("records")
+    assert (row["model"], row["dataset"], row["category"], row["seed"]) == ("Dn2", "photos", "coffee", 0)
+    assert row["image_AUROC"] == 1.0
+    assert (row["num_train"], row["num_test_normal"], row["num_test_anomalous"]) == (3, 1, 1)
+    assert (row["threshold_source"], row["false_positive_rate"]) == ("training images", 0.05)
+    assert 0 < row["fit_seconds"] + row["test_seconds"] <= row["job_seconds"]
+    assert row["bank_mib"] > 0
+    assert json.loads(row["versions"])["anomalib"].startswith("2.7")
+    scores = pd.read_parquet(f"out/jobs/{row['job_id']}/scores.parquet")
+    assert scores["label"].tolist() == [1, 0]
+    assert [Path(path).parts[1] for path in scores["image_path"]] == ["astronaut", "coffee"]
+    assert scores["anomalous"].tolist() == (scores["distance"] > row["threshold"]).tolist()
+    assert (scores["score"] < 1).all()
+    assert not Path("results").exists()

@@ -101,10 +101,10 @@ def test_check_decides_the_exit_code(model: Path, capsys: pytest.CaptureFixture[
     ("arguments", "message"),
     [
         ([], "the following arguments are required: ACTION"),
-        (["ad"], "invalid choice: 'ad'"),
+        (["ad"], "ACTION must be one of add, remove, list, check, got 'ad'; did you mean 'add'?"),
         (["add", "m.ckpt"], "the following arguments are required: IMAGES"),
-        (["add", "m.ckpt", "a.png", "--duplicate", "skip"], "--duplicate skip; did you mean '--duplicates'?"),
-        (["list", "m.ckpt", "--cvs"], "unrecognized arguments: --cvs; did you mean '--csv'?"),
+        (["add", "m.ckpt", "a.png", "--duplicate", "skip"], "unknown option --duplicate; did you mean --duplicates?"),
+        (["list", "m.ckpt", "--cvs"], "unknown option --cvs; did you mean --csv?"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from panda_anomalib.atomic import write_atomically
+from panda_anomalib.atomic import check_writable, write_atomically
 from panda_anomalib.benchmark.report.analysis import Analysis, analyse
 from panda_anomalib.benchmark.report.blocks import Notice
 from panda_anomalib.benchmark.report.cautions import cautions
@@ -39,6 +39,7 @@ def write_report(folders: Sequence[Path | str], output: Path | str | None = None
 
     Raises:
         FileNotFoundError: If a folder is not there or holds no results.
+        OSError: If the output cannot be written to.
         ValueError: If results cannot be understood, or the output is a file.
     """
     if not folders:
@@ -46,12 +47,14 @@ def write_report(folders: Sequence[Path | str], output: Path | str | None = None
     target = Path(output) if output is not None else Path(folders[0]) / "report"
     if target.exists() and not target.is_dir():
         raise ValueError(f"output must be a folder, got the file '{target}'; name another.")
+    check_writable(target, "output")
     analysis = analyse(read_results([Path(folder) for folder in folders]))
     page = Page(_title(analysis), _lead(analysis), make_sections(analysis))
     html, markdown = target / "report.html", target / "report.md"
+    texts = {html: to_html(page), markdown: to_markdown(page, _PICTURES)}
     _write_pictures(target / _PICTURES, files_of(page))
-    write_atomically(markdown, lambda path: path.write_text(to_markdown(page, _PICTURES), encoding="utf-8"))
-    write_atomically(html, lambda path: path.write_text(to_html(page), encoding="utf-8"))
+    for path, text in texts.items():
+        write_atomically(path, partial(Path.write_text, data=text, encoding="utf-8"))
     return Written(html, markdown, page.lead, cautions(analysis))
 
 

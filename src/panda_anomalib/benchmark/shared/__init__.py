@@ -1,0 +1,1 @@
+"""Embeddings of a frozen network, computed once for every job that needs them."""
