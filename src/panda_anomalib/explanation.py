@@ -98,11 +98,14 @@ class NeighborVisualizer(Visualizer):
             dataloader_idx=dataloader_idx,
         )
         threshold = float(pl_module.post_processor.threshold)
-        quantity = "logit" if getattr(pl_module.post_processor, "logits", False) else "distance"
+        words = {
+            "quantity": "logit" if getattr(pl_module.post_processor, "logits", False) else "distance",
+            "things": getattr(pl_module, "scored_things", "images"),
+        }
         for index, flagged in enumerate(columns["predicted_label"]):
             if self.images == "all" or (self.images == "flagged" and flagged):
                 row = {name: values[index] for name, values in columns.items()}
-                self._run.draw(row, threshold=threshold, num_neighbors=self.num_neighbors, quantity=quantity)
+                self._run.draw(row, threshold=threshold, num_neighbors=self.num_neighbors, **words)
 
     @override
     def on_predict_batch_end(
@@ -130,7 +133,7 @@ class NeighborVisualizer(Visualizer):
             stage = "test" if trainer.state.fn == "test" else "predicted"
             things = getattr(pl_module, "scored_things", "images")
             readers = getattr(pl_module, "make_thumbnails", Thumbnails)
-            figure = draw_overview(rows, f"{name}: {len(rows)} {stage} {things}", readers)
+            figure = draw_overview(rows, f"{name}: {len(rows)} {stage} {things}", readers, things)
             write_atomically(stage_folder(trainer) / "overview.png", figure.savefig)
 
     @override
@@ -219,6 +222,7 @@ def draw_explanation(
     tested: Thumbnails,
     training: Thumbnails,
     quantity: str = "distance",
+    things: str = "images",
 ) -> Image.Image:
     """Draw one verdict: image, score, p-value and the nearest normal training images.
 
@@ -229,15 +233,16 @@ def draw_explanation(
         tested: Reader of the image itself.
         training: Reader of the training images.
         quantity: What the threshold is a number of: a distance, or a logit.
+        things: What is scored: images, or sets of them.
 
     Returns:
         RGB picture, 880 pixels wide; a file that is gone or broken is a grey tile that says so.
     """
     shown = [i for i in range(1, num_neighbors + 1) if f"neighbor_{i}" in row]
-    canvas = _draw_frame(len(shown)).copy()
+    canvas = _draw_frame(len(shown), things).copy()
     draw = ImageDraw.Draw(canvas)
     draw_tile(canvas, (_MARGIN, _MARGIN), _IMAGE, row["path"], tested)
-    _draw_verdict(draw, row, threshold, quantity)
+    _draw_verdict(draw, row, threshold, quantity, things)
     for i, number in enumerate(shown):
         path, distance = row[f"neighbor_{number}"], row[f"neighbor_{number}_distance"]
         x, y = _MARGIN + i % _PER_ROW * (_TILE + _GAP), _HEADER + 44 + i // _PER_ROW * (_TILE + 54)
@@ -248,7 +253,7 @@ def draw_explanation(
 
 
 @cache
-def _draw_frame(tiles: int) -> Image.Image:
+def _draw_frame(tiles: int, things: str) -> Image.Image:
     """What all pictures have in common; drawn once, because text is the slow part of a picture."""
     right, middle = _WIDTH - _MARGIN, (_TEXT_X + _WIDTH - _MARGIN) // 2
     height = _HEADER + (44 + -(-tiles // _PER_ROW) * (_TILE + 54) if tiles else 0)
@@ -260,11 +265,13 @@ def _draw_frame(tiles: int) -> Image.Image:
     draw.text((right, _BAR + 30), "1", FAINT, font(13), anchor="ra")
     if tiles:
         draw.line([(_MARGIN, _HEADER), (right, _HEADER)], _LINE)
-        draw.text((_MARGIN, _HEADER + 12), "Nearest normal training images", INK, font(16, bold=True))
+        draw.text((_MARGIN, _HEADER + 12), f"Nearest normal training {things}", INK, font(16, bold=True))
     return canvas
 
 
-def _draw_verdict(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], threshold: float, quantity: str) -> None:
+def _draw_verdict(
+    draw: ImageDraw.ImageDraw, row: Mapping[str, Any], threshold: float, quantity: str, things: str
+) -> None:
     x, right, y = _TEXT_X, _WIDTH - _MARGIN, _MARGIN
     flagged, label, score, p = bool(row["predicted_label"]), row["label"], float(row["score"]), float(row["p_value"])
     color = ANOMALOUS_COLOR if flagged else NORMAL_COLOR
@@ -284,14 +291,14 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], threshold: 
     draw.rectangle([middle - 1, _BAR - 6, middle + 1, _BAR + 26], INK)
     draw.text((x, _BAR + 66), f"{quantity} {row['distance']:.4g}, threshold {threshold:.4g}", INK, font(16))
     if np.isfinite(p):
-        draw.text((x, _BAR + 96), describe_p_value(p), INK, font(16))
+        draw.text((x, _BAR + 96), describe_p_value(p, things), INK, font(16))
     if "nearest_class" in row:
         draw.text((x, _BAR + 122), f"nearest normal class: {row['nearest_class']}", INK, font(16))
 
 
-def describe_p_value(p_value: float) -> str:
+def describe_p_value(p_value: float, things: str = "images") -> str:
     """What a p-value says, in words."""
-    return f"p = {_digits(p_value)}: {_digits(100 * p_value)} % of normal images look at least this unusual"
+    return f"p = {_digits(p_value)}: {_digits(100 * p_value)} % of normal {things} look at least this unusual"
 
 
 def _digits(value: float) -> str:

@@ -51,13 +51,16 @@ class Thumbnails:
         return picture
 
 
-def draw_overview(rows: pd.DataFrame, title: str, readers: Callable[..., Thumbnails] = Thumbnails) -> Figure:
+def draw_overview(
+    rows: pd.DataFrame, title: str, readers: Callable[..., Thumbnails] = Thumbnails, things: str = "images"
+) -> Figure:
     """Draw the contact sheet of the most and least anomalous images, the histogram of scores and the ROC curve.
 
     Args:
         rows: Table of ``PredictionTable.frame``, at least one row; images are read again from ``path``.
         title: First line of the page.
         readers: Makes what reads the pictures, from a size and a capacity.
+        things: What is scored: images, or sets of them.
 
     Returns:
         Figure without pyplot state; save it with ``savefig``.
@@ -73,8 +76,8 @@ def draw_overview(rows: pd.DataFrame, title: str, readers: Callable[..., Thumbna
     _draw_strip(most, ordered.head(_COLUMNS), f"Most anomalous{frame}", thumbnails)
     _draw_strip(least, ordered.tail(_COLUMNS), "Least anomalous", thumbnails)
     histogram, curve = charts.subplots(1, 2, width_ratios=[1.6, 1])
-    _draw_histogram(histogram, rows)
-    _draw_roc(curve, rows)
+    _draw_histogram(histogram, rows, things)
+    _draw_roc(curve, rows, things)
     return figure
 
 
@@ -104,7 +107,7 @@ def _color(label: int) -> str:
     return ANOMALOUS_COLOR if label else NORMAL_COLOR
 
 
-def _draw_histogram(axes: Axes, rows: pd.DataFrame) -> None:
+def _draw_histogram(axes: Axes, rows: pd.DataFrame, things: str) -> None:
     scores = rows["score"].to_numpy()
     edges = np.histogram_bin_edges(np.append(scores[np.isfinite(scores)], 0.5), bins=40)
     groups = {"normal": rows["label"] == 0, "anomalous": rows["label"] == 1, "label unknown": rows["label"].isna()}
@@ -114,11 +117,11 @@ def _draw_histogram(axes: Axes, rows: pd.DataFrame) -> None:
         if len(part):
             axes.hist(part, edges.tolist(), color=colors[name], alpha=0.65, label=f"{name} ({len(part)})")
     axes.axvline(0.5, color="black", linestyle="--", linewidth=1.5, label="threshold 0.5")
-    axes.set(title="Scores", xlabel="score", ylabel="images")
+    axes.set(title="Scores", xlabel="score", ylabel=things)
     axes.legend()
 
 
-def _draw_roc(axes: Axes, rows: pd.DataFrame) -> None:
+def _draw_roc(axes: Axes, rows: pd.DataFrame, things: str) -> None:
     known = rows[rows["label"].notna()]
     labels: NDArray[np.int8] = known["label"].to_numpy(np.int8)
     missing = [name for value, name in enumerate(("normal", "anomalous")) if not (labels == value).any()]
@@ -137,5 +140,6 @@ def _draw_roc(axes: Axes, rows: pd.DataFrame) -> None:
         axes.plot(
             *point, "o", color=ANOMALOUS_COLOR, label=f"threshold: {point[0]:.1%} false alarms, {point[1]:.1%} found"
         )
-    axes.set(title="ROC", xlabel="false alarms / normal images", ylabel="found / anomalous images", box_aspect=1)
+    labels_of_axes = {"xlabel": f"false alarms / normal {things}", "ylabel": f"found / anomalous {things}"}
+    axes.set(title="ROC", box_aspect=1, **labels_of_axes)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
