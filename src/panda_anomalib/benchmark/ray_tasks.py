@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from panda_anomalib.benchmark.execution import Finished, Task, attempt
 from panda_anomalib.benchmark.outcome import Outcome
-from panda_anomalib.registration import register
+from panda_anomalib.benchmark.tasks import Finished, Task, attempt
 
 __all__ = ["RayTasks"]
 
@@ -52,5 +51,4 @@ def _run(task: Task, processors: int) -> Finished:
     import torch
 
     torch.set_num_threads(processors)
-    register()
     return attempt(task)

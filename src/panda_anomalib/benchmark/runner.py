@@ -8,11 +8,12 @@ import pandas as pd
 
 from panda_anomalib.benchmark.checks import run_checks
 from panda_anomalib.benchmark.configuration import read_configuration
-from panda_anomalib.benchmark.execution import Executor, run_all, run_in_turn
+from panda_anomalib.benchmark.execution import run_all
 from panda_anomalib.benchmark.jobs import Job
 from panda_anomalib.benchmark.outcome import Outcome
 from panda_anomalib.benchmark.ray_tasks import RayTasks
 from panda_anomalib.benchmark.store import ResultsFolder
+from panda_anomalib.benchmark.tasks import Executor, run_in_turn
 from panda_anomalib.benchmark.workers import Workers
 from panda_anomalib.progress import track
 from panda_anomalib.quiet import each_warning_once
