@@ -42,6 +42,14 @@ def leave_one_out_knn(bank: Array, k: int) -> Array:
     return np.array([knn(bank[i : i + 1], np.delete(bank, i, axis=0), k)[0] for i in range(len(bank))])
 
 
+def cleaned(bank: Array, share: float, k: int = 2) -> tuple[list[int], list[int]]:
+    """Positions kept, and those removed, most distant first, earlier ones first at one distance (METHODS S6)."""
+    distances = leave_one_out_knn(bank, min(k, len(bank) - 1))
+    order = sorted(range(len(bank)), key=lambda i: (-distances[i], i))
+    removed = order[: round(share * len(bank))]
+    return sorted(set(order) - set(removed)), removed
+
+
 def whiten(queries: Array, training: Array, components: int, shrinkage: float = 0.0) -> Array:
     """PCA whitening by the singular value decomposition of the training rows (METHODS S5)."""
     training = training.astype(np.float64)
@@ -50,6 +58,14 @@ def whiten(queries: Array, training: Array, components: int, shrinkage: float = 
     eigenvalues = (singular**2 / (len(training) - 1))[:components]
     eigenvalues = (1 - shrinkage) * eigenvalues + shrinkage * eigenvalues.mean()
     return (queries.astype(np.float64) - mean) @ directions[:components].T / np.sqrt(eigenvalues)
+
+
+def set_embedding(rows: Array, pooling: str) -> Array:
+    """Embedding of a set of images (METHODS S7)."""
+    rows = rows.astype(np.float64)
+    if pooling == "covariance_trace":
+        return np.array([np.trace(np.atleast_2d(np.cov(rows, rowvar=False)))])
+    return {"mean": rows.mean(axis=0), "max": rows.max(axis=0), "concatenation": np.concatenate(list(rows))}[pooling]
 
 
 def conformal_threshold(distances: Array, rate: float) -> float:

@@ -179,8 +179,6 @@ def _require_model_and_data(command: str, options: list[str]) -> None:
     if command in {*FITTING, *EVALUATING}:
         images = ", or an image, or a folder of images" if command == "predict" else ""
         needed["--data"] = f"the name of a datamodule, such as OneClassFolder{images}"
-    if command == "benchmark":
-        needed["--config"] = "a file with models and data sets, such as configs/benchmark/quick.yaml"
     if command == "fisher":
         needed["--images"] = "a folder of images for each class of the backbone's classifier"
         needed["--output"] = "the file to write, ending in .safetensors"
@@ -188,8 +186,7 @@ def _require_model_and_data(command: str, options: list[str]) -> None:
         if not any(name == option or name.startswith(f"{option}.") for name in names):
             if misspelt := difflib.get_close_matches(option, [name for name in names if name.startswith("--")], n=1):
                 _stop(2, f"error: {unknown_option(misspelt[0], [option])}")
-            otherwise = "" if option == "--config" else ", or a file that sets it with --config"
-            _stop(2, f"error: {command} needs {option} ({meaning}){otherwise}.")
+            _stop(2, f"error: {command} needs {option} ({meaning}), or a file that sets it with --config.")
 
 
 def _run_tool(name: str, *options: str) -> None:

@@ -237,6 +237,7 @@ class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is
                 "for a model that is adapted, minibatches go on with it.",
                 checkpoint,
             )
+        self._new = None
 
     @override
     def train(

@@ -2,31 +2,30 @@
 
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-import imagecodecs
 import lightning.pytorch as pl
-import matplotlib as mpl
 import numpy as np
 from anomalib.visualization import Visualizer
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from typing_extensions import override
 
 from panda_anomalib.overview import ANOMALOUS_COLOR, NORMAL_COLOR, Thumbnails, draw_overview
 from panda_anomalib.predictions import PredictionTable, forget_stage_folder, stage_folder, write_atomically
+from panda_anomalib.tiles import FAINT, INK, draw_tile, encode_png, font, short_name, shorten
 
-__all__ = ["NeighborVisualizer", "describe_p_value", "draw_explanation", "encode_png"]
+__all__ = ["NeighborVisualizer", "describe_p_value", "draw_explanation"]
 
 _WIDTH, _MARGIN, _IMAGE, _GAP, _PER_ROW = 880, 24, 264, 13, 5
 _TILE = (_WIDTH - 2 * _MARGIN - (_PER_ROW - 1) * _GAP) // _PER_ROW
 _HEADER = 2 * _MARGIN + _IMAGE  # the upper part: the image, its verdict and its score
 _TEXT_X = 2 * _MARGIN + _IMAGE
 _BAR = _MARGIN + 122
-_INK, _FAINT, _LINE = "#1A1A1A", "#6B6B6B", "#D9D9D9"
+_LINE = "#D9D9D9"
 _PENDING = 64  # pictures waiting to be drawn: enough to keep the threads busy, few enough to report a full disk soon
 
 
@@ -73,7 +72,8 @@ class NeighborVisualizer(Visualizer):
             raise ValueError(
                 "post_processor must be set for pictures of verdicts, got None; set visualizer to False too."
             )
-        self._run = _Run(stage_folder(trainer) / "images", _common_folder(trainer))
+        readers = getattr(pl_module, "make_thumbnails", Thumbnails)
+        self._run = _Run(stage_folder(trainer) / "images", _common_folder(trainer), readers)
 
     @override
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -128,7 +128,9 @@ class NeighborVisualizer(Visualizer):
         if trainer.is_global_zero and len(rows):
             name = getattr(pl_module, "name", type(pl_module).__name__)
             stage = "test" if trainer.state.fn == "test" else "predicted"
-            figure = draw_overview(rows, f"{name}: {len(rows)} {stage} images")
+            things = getattr(pl_module, "scored_things", "images")
+            readers = getattr(pl_module, "make_thumbnails", Thumbnails)
+            figure = draw_overview(rows, f"{name}: {len(rows)} {stage} {things}", readers)
             write_atomically(stage_folder(trainer) / "overview.png", figure.savefig)
 
     @override
@@ -145,10 +147,10 @@ class NeighborVisualizer(Visualizer):
 class _Run:
     """State of one test or predict run: rows so far, and the pictures that threads are drawing."""
 
-    def __init__(self, folder: Path, common: Path | None) -> None:
+    def __init__(self, folder: Path, common: Path | None, readers: Callable[..., Thumbnails]) -> None:
         self.table = PredictionTable()
         self._folder, self._common = folder, common
-        self._tested, self._training = Thumbnails(_IMAGE, capacity=1), Thumbnails(_TILE, capacity=1024)
+        self._tested, self._training = readers(_IMAGE, capacity=1), readers(_TILE, capacity=1024)
         # Two: decoding and PNG writing leave the interpreter lock, drawing does not.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="explanation")
         self._pending: deque[Future[None]] = deque()
@@ -234,14 +236,14 @@ def draw_explanation(
     shown = [i for i in range(1, num_neighbors + 1) if f"neighbor_{i}" in row]
     canvas = _draw_frame(len(shown)).copy()
     draw = ImageDraw.Draw(canvas)
-    _draw_tile(canvas, (_MARGIN, _MARGIN), _IMAGE, row["path"], tested)
+    draw_tile(canvas, (_MARGIN, _MARGIN), _IMAGE, row["path"], tested)
     _draw_verdict(draw, row, threshold, quantity)
     for i, number in enumerate(shown):
         path, distance = row[f"neighbor_{number}"], row[f"neighbor_{number}_distance"]
         x, y = _MARGIN + i % _PER_ROW * (_TILE + _GAP), _HEADER + 44 + i // _PER_ROW * (_TILE + 54)
-        _draw_tile(canvas, (x, y), _TILE, path, training)
-        draw.text((x, y + _TILE + 6), f"distance {distance:.4g}", _INK, _font(14))
-        draw.text((x, y + _TILE + 25), _shorten(_short_name(path), _TILE, 12), _FAINT, _font(12))
+        draw_tile(canvas, (x, y), _TILE, path, training)
+        draw.text((x, y + _TILE + 6), f"distance {distance:.4g}", INK, font(14))
+        draw.text((x, y + _TILE + 25), shorten(short_name(path), _TILE, 12), FAINT, font(12))
     return canvas
 
 
@@ -253,12 +255,12 @@ def _draw_frame(tiles: int) -> Image.Image:
     canvas = Image.new("RGB", (_WIDTH, height), "white")
     draw = ImageDraw.Draw(canvas)
     draw.rectangle([_TEXT_X, _BAR, right, _BAR + 20], "#EFEFEF")
-    draw.text((_TEXT_X, _BAR + 30), "0", _FAINT, _font(13))
-    draw.text((middle, _BAR + 30), "0.5 threshold", _FAINT, _font(13), anchor="ma")
-    draw.text((right, _BAR + 30), "1", _FAINT, _font(13), anchor="ra")
+    draw.text((_TEXT_X, _BAR + 30), "0", FAINT, font(13))
+    draw.text((middle, _BAR + 30), "0.5 threshold", FAINT, font(13), anchor="ma")
+    draw.text((right, _BAR + 30), "1", FAINT, font(13), anchor="ra")
     if tiles:
         draw.line([(_MARGIN, _HEADER), (right, _HEADER)], _LINE)
-        draw.text((_MARGIN, _HEADER + 12), "Nearest normal training images", _INK, _font(16, bold=True))
+        draw.text((_MARGIN, _HEADER + 12), "Nearest normal training images", INK, font(16, bold=True))
     return canvas
 
 
@@ -267,48 +269,24 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, row: Mapping[str, Any], threshold: 
     flagged, label, score, p = bool(row["predicted_label"]), row["label"], float(row["score"]), float(row["p_value"])
     color = ANOMALOUS_COLOR if flagged else NORMAL_COLOR
     draw.rectangle([_MARGIN, y, _MARGIN + _IMAGE - 1, y + _IMAGE - 1], outline=color, width=5)
-    draw.text((x, y - 3), _shorten(_short_name(row["path"]), right - x, 16), _FAINT, _font(16))
-    word, font = "ANOMALOUS" if flagged else "NORMAL", _font(26, bold=True)
-    end = x + 36 + font.getlength(word)
+    draw.text((x, y - 3), shorten(short_name(row["path"]), right - x, 16), FAINT, font(16))
+    word, bold = "ANOMALOUS" if flagged else "NORMAL", font(26, bold=True)
+    end = x + 36 + bold.getlength(word)
     draw.rounded_rectangle([x, y + 26, end, y + 72], 8, color)
-    draw.text((x + 18, y + 49), word, "white", font, anchor="lm")
+    draw.text((x + 18, y + 49), word, "white", bold, anchor="lm")
     if label is not None:
         truth = "correct" if flagged == label else "false alarm" if flagged else "missed"
-        draw.text((end + 20, y + 39), f"true label: {'anomalous' if label else 'normal'}", _INK, _font(15), anchor="lm")
-        draw.text((end + 20, y + 61), truth, _INK, _font(15, bold=True), anchor="lm")
-    draw.text((x, _BAR - 10), f"score {score:.3f}", _INK, _font(20, bold=True), anchor="ls")
+        draw.text((end + 20, y + 39), f"true label: {'anomalous' if label else 'normal'}", INK, font(15), anchor="lm")
+        draw.text((end + 20, y + 61), truth, INK, font(15, bold=True), anchor="lm")
+    draw.text((x, _BAR - 10), f"score {score:.3f}", INK, font(20, bold=True), anchor="ls")
     draw.rectangle([x, _BAR, x + score * (right - x), _BAR + 20], color)
     middle = (x + right) // 2
-    draw.rectangle([middle - 1, _BAR - 6, middle + 1, _BAR + 26], _INK)
-    draw.text((x, _BAR + 66), f"{quantity} {row['distance']:.4g}, threshold {threshold:.4g}", _INK, _font(16))
+    draw.rectangle([middle - 1, _BAR - 6, middle + 1, _BAR + 26], INK)
+    draw.text((x, _BAR + 66), f"{quantity} {row['distance']:.4g}, threshold {threshold:.4g}", INK, font(16))
     if np.isfinite(p):
-        draw.text((x, _BAR + 96), describe_p_value(p), _INK, _font(16))
+        draw.text((x, _BAR + 96), describe_p_value(p), INK, font(16))
     if "nearest_class" in row:
-        draw.text((x, _BAR + 122), f"nearest normal class: {row['nearest_class']}", _INK, _font(16))
-
-
-def _draw_tile(canvas: Image.Image, corner: tuple[int, int], size: int, path: str, source: Thumbnails) -> None:
-    (x, y), draw = corner, ImageDraw.Draw(canvas)
-    picture = source.get(path)
-    if isinstance(picture, str):
-        draw.rectangle([x, y, x + size - 1, y + size - 1], "#E3E3E3")
-        name = _shorten(Path(path).name, size - 16, 13)
-        draw.multiline_text(
-            (x + size / 2, y + size / 2), f"{picture}:\n{name}", _FAINT, _font(13), "mm", align="center"
-        )
-        return
-    scale = size / max(picture.size)
-    fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    if fitted != picture.size:
-        picture = picture.resize(fitted, Image.Resampling.BICUBIC)
-    draw.rectangle([x, y, x + size - 1, y + size - 1], "#F4F4F4")
-    canvas.paste(picture, (x + (size - fitted[0]) // 2, y + (size - fitted[1]) // 2))
-
-
-def encode_png(picture: Image.Image) -> bytes:
-    """A picture as a PNG file, quickly."""
-    # One filter for all rows: half the time of Pillow, which tries five on each row, and the same size.
-    return bytes(imagecodecs.png_encode(np.asarray(picture), level=1, filter=imagecodecs.PNG.FILTER.UP))
+        draw.text((x, _BAR + 122), f"nearest normal class: {row['nearest_class']}", INK, font(16))
 
 
 def describe_p_value(p_value: float) -> str:
@@ -319,27 +297,3 @@ def describe_p_value(p_value: float) -> str:
 def _digits(value: float) -> str:
     """Two significant digits, never as a power of ten."""
     return np.format_float_positional(float(f"{value:.2g}"), trim="-")
-
-
-def _short_name(path: str) -> str:
-    """File name with its folder, which often is the kind of defect."""
-    return "/".join(Path(path).parts[-2:])
-
-
-def _shorten(text: str, width: float, size: int) -> str:
-    """Leave out the middle of a text that is too wide; both ends of a file name tell files apart."""
-    font = _font(size)
-    if font.getlength(text) <= width:
-        return text
-    keep = len(text)
-    while (
-        keep > 2 and font.getlength(shorter := f"{text[: keep // 2]}…{text[len(text) - (keep - keep // 2) :]}") > width
-    ):
-        keep -= 1
-    return shorter
-
-
-@cache
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / name, size)

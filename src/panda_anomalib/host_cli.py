@@ -197,7 +197,9 @@ class PandaCLI(AnomalibCLI):
     def instantiate_engine(self) -> None:
         """Build our Engine; evaluations keep the configuration of the training that shares their folder."""
         from anomalib.callbacks import get_callbacks
+        from lightning.pytorch.callbacks import ProgressBar
 
+        from panda_anomalib.callbacks import StepProgressBar
         from panda_anomalib.engine import Engine
         from panda_anomalib.whole_files import WholeConfig
 
@@ -209,6 +211,9 @@ class PandaCLI(AnomalibCLI):
             parser: Any = self._parser(self.subcommand)
             config = self.config[self.subcommand]
             callbacks.append(WholeConfig(parser, config, name))
+        shown = arguments.get("enable_progress_bar") is not False
+        if shown and not any(isinstance(callback, ProgressBar) for callback in callbacks):
+            callbacks.append(StepProgressBar())
         arguments["callbacks"] = callbacks + get_callbacks(self.config[self.subcommand])
         self.engine = Engine(**arguments)
 

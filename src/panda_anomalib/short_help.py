@@ -93,11 +93,6 @@ SHORT_HELP: dict[str, ShortHelp] = {
         ),
         (f"{PROGRAM} export --model Dn2 --export_type onnx {_TRAINED}",),
     ),
-    "benchmark": ShortHelp(
-        (Option("--config", "FILE", "models, data sets, classes and seeds to compare: see docs/benchmark.md"),),
-        (f"{PROGRAM} benchmark --config configs/benchmark/quick.yaml",),
-        has_more=False,
-    ),
     "fisher": ShortHelp(
         (
             Option("--images", "FOLDER", "a folder of images for each class of the backbone's classifier"),

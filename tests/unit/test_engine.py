@@ -1,5 +1,6 @@
 """The Engine: where runs are written, what a resumed training tests, how images to predict are read."""
 
+import errno
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from anomalib import LearningType
 from anomalib.data import InferenceBatch
 from anomalib.engine import Engine as AnomalibEngine
 from anomalib.models.components import AnomalibModule
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from PIL import Image
 from skimage import data
 from torch import nn
@@ -145,6 +147,68 @@ def test_a_folder_called_latest_is_refused_before_training(photos: Path, tmp_pat
     with pytest.raises(RuntimeError, match=r"latest must be a link to a run folder, got a folder at .*rename it"):
         _engine(tmp_path).fit(_StepCounter(), datamodule=_coffee(photos))
     assert not (tmp_path / "_StepCounter/photos/coffee/v0").exists()
+
+
+class _Failing(_StepCounter):
+    """Model whose training ends in the middle."""
+
+    reason: type[BaseException] = KeyboardInterrupt
+
+    def training_step(self, batch, *args, **kwargs):  # noqa: ARG002
+        raise self.reason
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt, ValueError])
+def test_a_training_that_leaves_nothing_leaves_no_run(
+    reason: type[BaseException], photos: Path, tmp_path: Path
+) -> None:
+    """The link ``latest`` goes back to the run before, or where there was none goes away with the empty folders."""
+    failing = type("_StepCounter", (_Failing,), {"reason": reason})  # the name makes the folder
+    folder = tmp_path / "_StepCounter/photos/coffee"
+    for runs in ([], ["v0"]):
+        for _ in runs:
+            _engine(tmp_path).fit(_StepCounter(), datamodule=_coffee(photos))
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises((reason, SystemExit)):  # Lightning's answer to Ctrl-C
+            _engine(tmp_path).fit(failing(), datamodule=_coffee(photos))
+        assert sorted(tmp_path.rglob("*")) == before
+    assert (folder / "latest").resolve() == folder / "v0"
+
+
+def test_a_finished_training_that_is_resumed_leaves_no_run(
+    trained: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There was nothing to do, which is said."""
+    _engine(tmp_path).fit(_StepCounter(), datamodule=_coffee(photos), ckpt_path=trained)
+    assert list(tmp_path.iterdir()) == []
+    assert "is finished: there was nothing left to do" in caplog.text
+
+
+def test_results_that_cannot_be_written_are_told_before_training(photos: Path, tmp_path: Path) -> None:
+    """A file stands in the way, of root as well."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"default_root_dir must be a folder one can write to, got '.*file' \(Not a dir"):
+        _engine(tmp_path / "file").fit(_StepCounter(), datamodule=_coffee(photos))
+
+
+def test_half_a_checkpoint_never_takes_the_place(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning moves it from another disk, of which a full disk leaves the beginning."""
+
+    def torn(self: TorchCheckpointIO, checkpoint: object, path: str | Path, storage_options: object = None) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TorchCheckpointIO, "save_checkpoint", torn)
+    with pytest.raises(OSError, match="No space left"):
+        _engine(tmp_path).fit(_StepCounter(), datamodule=_coffee(photos))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_that_do_not_fit_the_machine_are_ours_to_tell(photos: Path, tmp_path: Path) -> None:
+    """Lightning's exception would be a traceback in the command line."""
+    engine = Engine(default_root_dir=tmp_path, accelerator="gpuu")
+    with pytest.raises(ValueError, match="trainer must have arguments that fit together and this machine: You sel"):
+        engine.fit(_StepCounter(), datamodule=_coffee(photos))
 
 
 def test_an_engine_fits_once(photos: Path, tmp_path: Path) -> None:

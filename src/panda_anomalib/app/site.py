@@ -24,8 +24,9 @@ from panda_anomalib.app.gallery import Entry, Gallery
 from panda_anomalib.app.guard import Guard
 from panda_anomalib.atomic import write_atomically
 from panda_anomalib.data.files import IMAGE_EXTENSIONS, find_images
-from panda_anomalib.explanation import describe_p_value, draw_explanation, encode_png
+from panda_anomalib.explanation import describe_p_value, draw_explanation
 from panda_anomalib.overview import Thumbnails
+from panda_anomalib.tiles import encode_png
 
 __all__ = ["make_site"]
 

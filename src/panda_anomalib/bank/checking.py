@@ -19,6 +19,7 @@ from panda_anomalib.bank.store import StoredModel, read_model
 from panda_anomalib.calibration import Calibration, fewest_images, realised_rates
 from panda_anomalib.engine import existing_checkpoint
 from panda_anomalib.models.bank_record import file_digests
+from panda_anomalib.models.dn2_set import Dn2Set
 
 __all__ = ["Finding", "check_bank"]
 
@@ -62,7 +63,10 @@ def check_bank(model: str | os.PathLike[str]) -> list[Finding]:
     shape = " x ".join(map(str, bank.embeddings.shape))
     text = f"{stored.model.name} with the embeddings of {len(bank.paths)} images ({shape})"
     findings.append(Finding("bank", "ok", f"{text}; fitted with {made or 'what is not known'}."))
-    findings += [*_images(bank.paths, bank.digests), _near_copies(bank), *_without_embeddings(stored)]
+    findings += _cleaning(stored)
+    if not isinstance(stored.model, Dn2Set):  # a set is no file
+        findings += [*_images(bank.paths, bank.digests), _near_copies(bank)]
+    findings += _without_embeddings(stored)
     findings.append(_refitted(stored, bank))  # last: it changes the model at hand
     return findings
 
@@ -75,6 +79,17 @@ def _damage(path: Path) -> str | None:
         except (zipfile.BadZipFile, OSError) as error:
             return str(error)
     return None if part is None else f"the checksum of its part {part} is wrong"
+
+
+def _cleaning(stored: StoredModel) -> Iterator[Finding]:
+    record = stored.model.bank_record
+    if record is not None and record.removed is not None:
+        removed = record.removed.paths
+        text = (
+            f"cleaning={stored.model.hparams['cleaning']:g} has left {len(removed)} images out of the bank, the most "
+            "unusual first; they still count for the threshold."
+        )
+        yield Finding("cleaning", "note", text, removed)
 
 
 def _images(paths: list[str], digests: list[str]) -> Iterator[Finding]:

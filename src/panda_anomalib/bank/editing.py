@@ -18,6 +18,7 @@ from panda_anomalib.data import PredictImages
 from panda_anomalib.models.bank_record import exact_copies, file_digests
 from panda_anomalib.models.base import DetectorMixin
 from panda_anomalib.models.conditions import device_of, differences, fit_conditions, threads_of
+from panda_anomalib.models.dn2_set import Dn2Set
 
 __all__ = ["BankChange", "DuplicatesName", "add_images", "refit", "remove_images"]
 
@@ -34,7 +35,7 @@ class BankChange:
 
     Attributes:
         path: The checkpoint.
-        before: Number of images in the bank before.
+        before: Number of images before, those included that cleaning left out of the bank.
         after: And after.
         thresholds: Threshold before and after; None where the model has none of ours.
         added: Absolute paths of the images that were added.
@@ -43,6 +44,7 @@ class BankChange:
         left_out: Images that were left out as exact copies of others.
         embedding: How the embeddings of added images were made.
         conditions: What is not as it was in the first fit, in words: another torch, another processor.
+        cleaned: Images that the model's ``cleaning`` leaves out of the bank after the change.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class BankChange:
     left_out: list[str] = field(default_factory=list)
     embedding: NewEmbeddings | None = None
     conditions: str = ""
+    cleaned: list[str] = field(default_factory=list)
 
 
 def add_images(
@@ -67,7 +70,8 @@ def add_images(
     """Add normal images to the memory bank of a trained model; its file is replaced atomically.
 
     The result equals, bit for bit, a fit from scratch on the same images at the same paths; for a model that is
-    trained, with the network as it is, and up to the last digits. Images that are in the bank stay as they are.
+    trained, with the network as it is, and up to the last digits. Images that are in the bank stay as they are; with
+    ``cleaning`` it is chosen anew which images are left out.
 
     Args:
         model: Checkpoint.
@@ -79,15 +83,15 @@ def add_images(
 
     Raises:
         FileNotFoundError: If the model or an image is missing.
-        ValueError: If the model holds no embeddings, or an image cannot be read, has changed since it was added, or is
-            an exact copy that was not to be. Nothing is changed then.
+        ValueError: If the model holds no embeddings, or was trained on a cleaned set, or an image cannot be read, has
+            changed since it was added, or is an exact copy that was not to be. Nothing is changed then.
         RuntimeError: If the file cannot be replaced.
     """
     if duplicates not in get_args(DuplicatesName):
         raise ValueError(f"duplicates must be one of {', '.join(get_args(DuplicatesName))}, got {duplicates!r}.")
     paths = sorted({os.path.abspath(path) for path in PredictImages(images).paths})  # noqa: PTH100 - keeps links
     with changing(model, wait=wait) as stored:
-        bank = KeptImages.of(stored)
+        bank = _changeable(stored)
         own, known = (
             dict(zip(paths, file_digests(paths, "Hashes of the images"), strict=True)),
             dict(zip(bank.paths, bank.digests, strict=True)),
@@ -144,7 +148,7 @@ def remove_images(
     if not (names := [os.fspath(image) for image in given]):
         raise ValueError("images must be at least one path or hash of an image in the bank, got none.")
     with changing(model, wait=wait) as stored:
-        bank = KeptImages.of(stored)
+        bank = _changeable(stored)
         removed = {number for name in names for number in find_in_bank(name, bank.paths, bank.digests)}
         rest = bank.select([number for number in range(len(bank.paths)) if number not in removed])
         change = BankChange(stored.path, before=len(bank.paths), after=0)
@@ -166,7 +170,29 @@ def refit(model: DetectorMixin, images: KeptImages) -> None:
     model.to(device_of(images.conditions))
     logger.info("Fitting scorer and threshold on %d images.", len(images.paths))
     with threads_of(images.conditions):
-        model.fit_embeddings(images.embeddings.to(model.device), images.paths, held_out, digests=images.digests)
+        model.fit_embeddings(
+            images.embeddings.to(model.device),
+            images.paths,
+            held_out,
+            digests=images.digests,
+            removal=images.removal if _is_trained(model) else None,
+        )
+
+
+def _changeable(stored: StoredModel) -> KeptImages:
+    if isinstance(stored.model, Dn2Set):
+        raise ValueError("bank to change must be of single images, got one of Dn2Set, of sets; train again.")
+    if _is_trained(stored.model) and stored.model.hparams["cleaning"]:
+        raise ValueError(
+            f"cleaning of a {stored.model.name} must be 0 for its bank to be changed, got "
+            f"{stored.model.hparams['cleaning']}: which images are left out was decided before the training, by "
+            "embeddings that it has changed; train again."
+        )
+    return KeptImages.of(stored)
+
+
+def _is_trained(model: DetectorMixin) -> bool:
+    return hasattr(model, "held_out")
 
 
 def _replace(stored: StoredModel, images: KeptImages, change: BankChange) -> None:
@@ -175,6 +201,8 @@ def _replace(stored: StoredModel, images: KeptImages, change: BankChange) -> Non
     if before is not None:
         change.thresholds = before, float(_threshold(stored.model) or 0)
     change.after = len(images.paths)
+    record = stored.model.bank_record
+    change.cleaned = record.removed.paths if record is not None and record.removed is not None else []
     then = images.conditions
     with threads_of(then):
         now = fit_conditions(str(then.get("runtime", "")), int(then.get("batch_size", 0)), stored.model.device)

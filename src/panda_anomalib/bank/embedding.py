@@ -102,7 +102,7 @@ def _embed(model: DetectorMixin, paths: list[str], runtime: RuntimeName, batch_s
     model.model.runtime = model.model.make_runtime(runtime, batch_size)
     found: dict[str, Tensor] = {}
     batch: Batch
-    for batch in track(loader, f"Images, batches of {batch_size}"):
+    for batch in track(loader, f"Embeddings of images, in batches of {batch_size}"):
         batch.image = batch.image.to(model.device)
         if pre_processor is not None:
             pre_processor.prepare(batch, dataset)

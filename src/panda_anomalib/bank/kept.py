@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from panda_anomalib.bank.store import StoredModel
-from panda_anomalib.models.bank_record import FORMAT, BankRecord
+from panda_anomalib.models.bank_record import FORMAT, BankRecord, RemovedImages
+from panda_anomalib.models.cleaning import Removal
 from panda_anomalib.models.conditions import Conditions
 
 __all__ = ["KeptImages"]
@@ -15,7 +16,7 @@ __all__ = ["KeptImages"]
 
 @dataclass
 class KeptImages:
-    """The images of a bank.
+    """The training images of a bank: those in it, and those that cleaning has left out.
 
     Attributes:
         paths: Absolute paths.
@@ -23,6 +24,7 @@ class KeptImages:
         embeddings: ``(N, D)``, or ``(N, S, D)`` of snapshots.
         calibrated: Whether the threshold comes from an image; None if it comes from all.
         conditions: Under which the embeddings were computed; empty where they are not known.
+        removal: What cleaning has left out of them, if anything; the other methods forget it.
     """
 
     paths: list[str]
@@ -30,6 +32,7 @@ class KeptImages:
     embeddings: Tensor
     calibrated: list[bool] | None
     conditions: Conditions
+    removal: Removal | None = None
 
     @classmethod
     def of(cls, stored: StoredModel) -> "KeptImages":
@@ -73,7 +76,27 @@ class KeptImages:
             )
         used = None if record.calibrated is None else set(record.calibrated)
         calibrated = None if used is None else [number in used for number in range(len(paths))]
-        return cls(paths, record.digests, embeddings.cpu(), calibrated, record.conditions)
+        kept = cls(paths, record.digests, embeddings.cpu(), calibrated, record.conditions)
+        return kept if record.removed is None else kept._with_removed(record.removed)
+
+    def _with_removed(self, removed: RemovedImages) -> "KeptImages":
+        if removed.embeddings is None:
+            raise ValueError(
+                "model must hold the embeddings of the images that cleaning has removed, got one without: it was "
+                "trained with keep_embeddings=false; train again on the same images."
+            )
+        whole = KeptImages(
+            [*self.paths, *removed.paths],
+            [*self.digests, *removed.digests],
+            torch.cat([self.embeddings, removed.embeddings]),
+            None if self.calibrated is None else [*self.calibrated, *removed.calibrating],
+            self.conditions,
+        )
+        count = len(whole.paths)
+        places = torch.cat([removed.removal.kept(count), removed.removal.positions])  # of each in the training set
+        whole = whole.select(places.argsort().tolist())
+        whole.removal = removed.removal
+        return whole
 
     def select(self, positions: Sequence[int]) -> "KeptImages":
         """The images at these positions, in this order."""

@@ -16,8 +16,9 @@ def list_images(model: str | os.PathLike[str]) -> pd.DataFrame:
     """The normal images of a trained model, most unusual first: wrong ones among them stand out at the top.
 
     Columns: ``path``; ``sha256`` of the file when it was embedded, empty where it is not known; ``distance`` of the
-    image to a scorer that had not seen it; ``p_value``, the share of normal images at least as unusual; and
-    ``sets_threshold``, whether its distance is among those that the threshold comes from.
+    image to a scorer that had not seen it; ``p_value``, the share of normal images at least as unusual;
+    ``sets_threshold``, whether its distance is among those that the threshold comes from; and ``removed``, whether
+    cleaning has left it out of the bank.
 
     Args:
         model: Checkpoint, also of an earlier version.
@@ -30,13 +31,20 @@ def list_images(model: str | os.PathLike[str]) -> pd.DataFrame:
     paths, record = stored.model.training_paths, stored.model.bank_record
     distances = stored.model.model.scorer.calibration_distances()
     used = _sets_threshold(stored, distances)
+    digests = record.digests if record is not None else [""] * len(paths)
+    count = len(paths)
+    if record is not None and (removed := record.removed) is not None:
+        paths, digests = [*paths, *removed.paths], [*digests, *removed.digests]
+        distances = torch.cat([distances, removed.distances])
+        used = torch.cat([used, torch.tensor(removed.calibrating)])
     table = pd.DataFrame(
         {
             "path": paths,
-            "sha256": record.digests if record is not None else "",
+            "sha256": digests,
             "distance": distances.numpy(),
             "p_value": _p_values(distances, used).numpy(),
             "sets_threshold": used.numpy(),
+            "removed": [position >= count for position in range(len(paths))],
         }
     )
     return table.sort_values(["distance", "path"], ascending=[False, True], ignore_index=True)

@@ -11,7 +11,8 @@ __all__ = ["StepProgressBar"]
 class StepProgressBar(RichProgressBar):
     """Progress bar that asks the model what a pass over the training images is for.
 
-    A model may name it in ``training_description``; others have Lightning's *Epoch 0/9*.
+    A model may name it in ``training_description``, to which the number of the pass is added where there are several;
+    others have Lightning's *Epoch 0/9*.
     """
 
     def __init__(self) -> None:
@@ -30,4 +31,7 @@ class StepProgressBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         module: Any = self.trainer.lightning_module
         named: str | None = getattr(module, "training_description", None)
-        return named if named is not None else super()._get_train_description(current_epoch)
+        if named is None:
+            return super()._get_train_description(current_epoch)
+        passes = self.trainer.max_epochs or 1
+        return named if passes == 1 else f"{named}, pass {current_epoch + 1}{f' of {passes}' if passes > 0 else ''}"

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from panda_anomalib.progress import track
+
 __all__ = ["first_with_same_bytes"]
 
 
@@ -23,9 +25,10 @@ def first_with_same_bytes(paths: Sequence[str | os.PathLike[str]]) -> list[int]:
     sizes = [Path(path).stat().st_size for path in paths]
     count = Counter(sizes)
     first: dict[tuple[int, bytes], int] = {}
+    files = track(list(zip(paths, sizes, strict=True)), "Looking for copies", after=2)
     return [
         first.setdefault((size, _digest(path)), position) if count[size] > 1 else position
-        for position, (path, size) in enumerate(zip(paths, sizes, strict=True))
+        for position, (path, size) in enumerate(files)
     ]
 
 

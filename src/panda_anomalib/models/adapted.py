@@ -19,6 +19,7 @@ from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
 from panda_anomalib.backbones import EmbeddingNormalization
 from panda_anomalib.backbones.normalization import NormalizationName
 from panda_anomalib.backbones.pooling import pooling_parts
+from panda_anomalib.models.cleaning import Removal, find_removal
 from panda_anomalib.models.stopping import StopName, StoppingMixin
 
 __all__ = ["AdaptationMixin"]
@@ -34,9 +35,10 @@ _MINIBATCHES_OF_AN_EPOCH = 100
 class AdaptationMixin(StoppingMixin):
     """Base of the adapted models; a model is ``class Name(AdaptationMixin, AnomalibModule)``.
 
-    Fitting is: one pass over the normal images through the frozen stem, whose outputs are kept; the objective learns
-    the centre from the unadapted embeddings; the trunk is trained for a number of minibatches; the memory bank and the
-    threshold are made as in DN2, with the adapted trunk.
+    Fitting is: one pass over the normal images through the frozen stem, whose outputs are kept; ``cleaning`` chooses
+    images to leave out by their unadapted embeddings, and the objective learns the centre from those of the others; the
+    trunk is trained for a number of minibatches; the memory bank and the threshold are made as in DN2, with the adapted
+    trunk.
 
     Args:
         trainable_stages: How many of the backbone's last stages are trained (PANDA: 2 of 4).
@@ -62,6 +64,8 @@ class AdaptationMixin(StoppingMixin):
         detector: Arguments of ``DetectorMixin``.
     """
 
+    training_description = "Adaptation to the normal images"
+    """What a pass over them is for, as a progress bar says it."""
     objective: Objective
     free_arguments = StoppingMixin.free_arguments | {"cache"}
 
@@ -202,8 +206,17 @@ class AdaptationMixin(StoppingMixin):
             self.forget_fit()
         embeddings = self.read_images(embed=not resumed)
         if not resumed:
-            self.prepare_adaptation(embeddings)
+            self.prepare_adaptation(self._clean_set(embeddings))
         self._replace_loader()
+
+    def _clean_set(self, embeddings: Tensor) -> Tensor:
+        """Unadapted embeddings ``(N, D)`` without those that cleaning removes, from the training too.
+
+        An anomalous image in the minibatches teaches the network to pull its kind to the centre.
+        """
+        cleaning = self.hparams["cleaning"]
+        self.removal = find_removal(self.model.normalization(embeddings), cleaning) if cleaning else None
+        return embeddings if self.removal is None else embeddings[self.removal.kept(len(embeddings))]
 
     def prepare_adaptation(self, embeddings: Tensor) -> None:
         """Learn from the unadapted embeddings ``(N, D)``, pooled and not normalised, what training needs."""
@@ -221,7 +234,8 @@ class AdaptationMixin(StoppingMixin):
 
     def _replace_loader(self) -> None:
         source = self.minibatch_images()
-        order = self.minibatch_order(len(source), left_out=self.held_out.tolist())
+        removed = [] if self.removal is None else self.removal.positions.tolist()
+        order = self.minibatch_order(len(source), left_out=[*self.held_out.tolist(), *removed])
         # a small set would make an epoch, with its checkpoint, of a few minibatches
         passes = math.ceil(_MINIBATCHES_OF_AN_EPOCH / order.per_pass) if self._epochs_are_ours else 1
         length = min(passes * order.per_pass, self.hparams["minibatches"]) if self._epochs_are_ours else order.per_pass
@@ -348,7 +362,7 @@ class AdaptationMixin(StoppingMixin):
         embeddings = self.bank_embeddings()
         self.prepare_scorer(self.model.scorer)
         held_out = self.held_out if len(self.held_out) else None
-        self.fit_embeddings(embeddings, self._paths, held_out, digests=self._digests)
+        self.fit_embeddings(embeddings, self._paths, held_out, digests=self._digests, removal=self.removal)
 
     def bank_embeddings(self) -> Tensor:
         """Embeddings of the normal training images as the scorer takes them."""
@@ -372,13 +386,15 @@ class AdaptationMixin(StoppingMixin):
         super().on_save_checkpoint(checkpoint)
         # checkpoints are also saved by callbacks, whose turn is before ours
         done = minibatches_done(self.trainer) if self.is_fitting else self.minibatches_done
-        checkpoint["panda_anomalib"]["minibatches_done"] = done
+        removal = None if self.removal is None else self.removal.to_plain()
+        checkpoint["panda_anomalib"] |= {"minibatches_done": done, "removal": removal}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.minibatches_done = checkpoint["panda_anomalib"]["minibatches_done"]
         if self.is_fitting:
+            self.removal = Removal.from_plain(checkpoint["panda_anomalib"].get("removal"))
             mend_progress(checkpoint)
             self._mark_trainable()  # the backbone may have been built anew
             if self._epochs_are_ours:

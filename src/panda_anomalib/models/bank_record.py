@@ -11,15 +11,50 @@ from typing import Any
 from torch import Tensor
 
 from panda_anomalib.backbones.weight_files import file_sha256
+from panda_anomalib.models.cleaning import Removal
 from panda_anomalib.models.conditions import Conditions
 from panda_anomalib.progress import track
 
-__all__ = ["FORMAT", "BankRecord", "exact_copies", "file_digests", "normal_digests"]
+__all__ = ["FORMAT", "BankRecord", "RemovedImages", "exact_copies", "file_digests", "normal_digests"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Raised when an older version could no longer make sense of what is written."""
+FORMAT = 2
+"""Raised when an older version could no longer make sense of what is written: 2 has images removed by cleaning."""
+
+
+@dataclass
+class RemovedImages:
+    """Images that cleaning has left out of the memory bank, the most unusual first.
+
+    Attributes:
+        removal: Their positions among all training images, why they were removed, and the nearest ones kept.
+        paths: Absolute paths.
+        nearest: Paths of the nearest images that are kept.
+        digests: SHA-256 of each file; empty where it could not be read.
+        distances: ``(R,)``, to the fitted scorer, which has not seen them.
+        calibrating: Whether the threshold comes from an image.
+        embeddings: ``(R, D)`` or ``(R, S, D)``, on the CPU; None where they were not to be kept.
+    """
+
+    removal: Removal
+    paths: list[str]
+    nearest: list[str]
+    digests: list[str]
+    distances: Tensor
+    calibrating: list[bool]
+    embeddings: Tensor | None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors and plain data, as checkpoints may hold them."""
+        own = {name: getattr(self, name) for name in ("paths", "nearest", "digests", "distances", "calibrating")}
+        return {**own, "embeddings": self.embeddings, "removal": self.removal.to_plain()}
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> "RemovedImages":
+        """What ``to_plain`` has made."""
+        tensors = {name: None if plain[name] is None else plain[name].cpu() for name in ("distances", "embeddings")}
+        return cls(**{**plain, **tensors, "removal": Removal.from_plain(plain["removal"])})
 
 
 @dataclass
@@ -32,21 +67,24 @@ class BankRecord:
         digests: SHA-256 of each file, 64 hexadecimal digits; empty where it could not be read.
         calibrated: Positions of the images that the threshold comes from; None for all.
         conditions: Under which the embeddings were computed.
+        removed: Images that cleaning has left out; None where nothing was removed.
     """
 
     embeddings: Tensor | None
     digests: list[str]
     calibrated: list[int] | None = None
     conditions: Conditions = field(default_factory=dict)
+    removed: RemovedImages | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors and plain data, as checkpoints may hold them."""
         return {
-            "format": FORMAT,
+            "format": 1 if self.removed is None else 2,
             "embeddings": self.embeddings,
             "digests": self.digests,
             "calibrated": self.calibrated,
             "conditions": self.conditions,
+            **({} if self.removed is None else {"removed": self.removed.to_plain()}),
         }
 
     @classmethod
@@ -67,6 +105,7 @@ class BankRecord:
             digests=list(plain["digests"]),
             calibrated=plain["calibrated"],
             conditions=dict(plain["conditions"]),
+            removed=RemovedImages.from_plain(plain["removed"]) if plain.get("removed") else None,
         )
 
 

@@ -33,14 +33,16 @@ from panda_anomalib.backbones.weights import check_backbone
 from panda_anomalib.calibration import Calibration
 from panda_anomalib.evaluation import image_evaluator
 from panda_anomalib.explanation import NeighborVisualizer
-from panda_anomalib.models.bank_record import BankRecord, normal_digests
+from panda_anomalib.models.bank_record import BankRecord, RemovedImages, normal_digests
 from panda_anomalib.models.checkpoints import CheckpointMixin
+from panda_anomalib.models.cleaning import Removal, check_cleaning, find_removal
 from panda_anomalib.models.conditions import Conditions
 from panda_anomalib.models.detector import Detector
 from panda_anomalib.models.export import CheckedExport
 from panda_anomalib.models.hazards import HazardWatch, dataset_in_use
 from panda_anomalib.models.normal_classes import find_normal_classes
 from panda_anomalib.predictions import PredictionWriter
+from panda_anomalib.removed_images import RemovedImagesWriter
 from panda_anomalib.scorers import Scorer, ScorerName, make_scorer
 
 __all__ = ["DetectorMixin"]
@@ -75,6 +77,9 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         resize: Shorter side, or (height, width), in pixels; by default as the weights were trained.
         crop: Side of the centre crop in pixels; by default as the weights were trained.
         false_positive_rate: Share of normal images that may be called anomalous; sets the threshold.
+        cleaning: Share of the training images, in [0, 1), that is left out as probably anomalous before the memory bank
+            is built: those with the largest mean squared distance to their 2 nearest others. The threshold still comes
+            from all, see ``fit_embeddings``.
         runtime: What executes the backbone: ``auto``, ``eager``, ``channels_last``, ``compile``, ``openvino``, or
             one of the last three with ``_bf16`` (faster on some processors, three digits of precision).
         keep_embeddings: Whether checkpoints keep what images can be added to the memory bank with, or removed from it:
@@ -117,6 +122,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         resize: int | Sequence[int] | None = None,
         crop: int | Sequence[int] | None = None,
         false_positive_rate: float = 0.05,
+        cleaning: float = 0.0,
         runtime: RuntimeName = "auto",
         keep_embeddings: bool = True,
         pre_processor: PreProcessor | bool = True,
@@ -125,6 +131,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         visualizer: Visualizer | bool = True,
     ) -> None:
         check_backbone(backbone)
+        check_cleaning(cleaning)
         if pre_processor is True:
             pre_processor = self.build_pre_processor(backbone, backbone_args, resize, crop)
         super().__init__(
@@ -214,7 +221,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
 
     @override
     def configure_callbacks(self) -> list[Callback]:
-        return [*super().configure_callbacks(), PredictionWriter()]
+        return [*super().configure_callbacks(), PredictionWriter(), RemovedImagesWriter()]
 
     # ---- fitting
 
@@ -251,8 +258,13 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         held_out: Tensor | None = None,
         *,
         digests: list[str] | None = None,
+        removal: Removal | None = None,
     ) -> None:
         """Fit scorer and calibration on embeddings ``(N, D)`` of normal images and their paths.
+
+        Images that cleaning removes are not in the memory bank, but still set the threshold, by their distances to it:
+        without the tail of the distances the threshold would be too low for new normal images, of which as many are
+        unusual.
 
         Args:
             embeddings: As the scorer takes them.
@@ -260,30 +272,75 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
             held_out: Positions of the images that the threshold comes from; by default all. A network that was
                 trained on images knows them better than new ones: theirs would be too low a threshold.
             digests: SHA-256 of the files; by default they are read.
+            removal: What to leave out; by default it is found by ``cleaning`` in these embeddings.
 
         Raises:
             ValueError: If the images are too few for the scorer, or their embeddings are not finite.
         """
-        self.model.scorer.fit(embeddings, calibrate=isinstance(self.post_processor, Calibration))
-        self.training_paths = [os.path.abspath(path) if path else "" for path in paths]  # noqa: PTH100 - keeps links
+        count, scorer = len(paths), self.model.scorer
+        paths = [os.path.abspath(path) if path else "" for path in paths]  # noqa: PTH100 - keeps links
+        if removal is None and self.hparams["cleaning"]:
+            removal = find_removal(embeddings, self.hparams["cleaning"])
+        kept = torch.arange(count) if removal is None else removal.kept(count)
+        bank = embeddings if removal is None else embeddings[kept.to(embeddings.device)]
+        calibrating = torch.ones(count, dtype=torch.bool)
+        if held_out is not None:
+            calibrating[:] = False
+            calibrating[held_out.cpu()] = True
+        scorer.fit(bank, calibrate=isinstance(self.post_processor, Calibration))
+        self.training_paths = [paths[position] for position in kept.tolist()]
         self.provenance = self.model.backbone.provenance or self.provenance
-        kept = self.hparams["keep_embeddings"] and self.model.scorer.fitted_embeddings() is None
+        digests = normal_digests(paths) if digests is None else digests
+        keep, held = self.hparams["keep_embeddings"], scorer.fitted_embeddings() is not None
         self.bank_record = BankRecord(
-            embeddings.detach().float().cpu() if kept else None,
-            normal_digests(self.training_paths) if digests is None else digests,
-            None if held_out is None else held_out.tolist(),
+            bank.detach().float().cpu() if keep and not held else None,
+            [digests[position] for position in kept.tolist()],
+            None if held_out is None else calibrating[kept].nonzero()[:, 0].tolist(),
             dict(self.conditions),
         )
+        if removal is not None:
+            own = removal.positions.tolist()
+            rows = embeddings[removal.positions.to(embeddings.device)]
+            self.bank_record.removed = RemovedImages(
+                removal,
+                [paths[position] for position in own],
+                [paths[position] for position in removal.nearest.tolist()],
+                [digests[position] for position in own],
+                scorer(rows).detach().cpu(),
+                calibrating[removal.positions].tolist(),
+                rows.detach().float().cpu() if keep or held else None,
+            )
         if self._trainer is not None:
             self.normal_classes = find_normal_classes(self.trainer)
-        if self.normal_classes and self.model.scorer.explain(embeddings[:1], 1)[1] is None:
+        if self.normal_classes and scorer.explain(embeddings[:1], 1)[1] is None:
             logger.warning("Scorer %s compares with no single image: no nearest_class.", self.hparams["scorer"])
         if isinstance(self.post_processor, Calibration):
-            distances = self.model.scorer.calibration_distances()
-            self.post_processor.fit(distances if held_out is None else distances[held_out.to(distances.device)])
+            self._calibrate(calibrating[kept], self.bank_record.removed)
+        self._log_fit(count)
+
+    def _calibrate(self, calibrating: Tensor, removed: RemovedImages | None) -> None:
+        distances = self.model.scorer.calibration_distances()
+        parts = [distances[calibrating.to(distances.device)]]
+        if removed is not None:
+            parts.append(removed.distances[torch.tensor(removed.calibrating)].to(distances.device))
+        self.post_processor.fit(torch.cat(parts))
+
+    def _log_fit(self, count: int) -> None:
+        removed = self.bank_record.removed if self.bank_record is not None else None
+        if removed is not None:
+            logger.info(
+                "Cleaning: the %d most unusual of %d training images are left out of the memory bank. They still count "
+                "for the threshold.",
+                *(len(removed.paths), count),
+            )
+        elif self.hparams["cleaning"]:
+            logger.warning(
+                "cleaning=%g of %d images is less than one: nothing is removed.", self.hparams["cleaning"], count
+            )
+        if isinstance(self.post_processor, Calibration):
             logger.info(
                 "%d normal images; threshold %.6g for a false-positive rate of %g.",
-                len(paths),
+                len(self.training_paths),
                 self.post_processor.threshold,
                 self.post_processor.false_positive_rate,
             )
@@ -349,7 +406,17 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         return updated
 
     def embed_batch(self, batch: Batch) -> Tensor:
-        """Embeddings of a batch of pre-processed images, as the scorer takes them."""
+        """Embeddings of a batch of pre-processed images, as the scorer takes them.
+
+        Raises:
+            ValueError: If the batch is one of image sets.
+        """
+        if hasattr(batch, "set_images"):
+            raise ValueError(f"data of {self.name} must be single images, got sets of images; use Dn2Set.")
+        return self.embed_images(batch)
+
+    def embed_images(self, batch: Batch) -> Tensor:
+        """Embeddings of all images of a batch, whatever they belong to."""
         # reduced precision is the runtime's business: a bank in three digits is no bank
         with torch.autocast(self.device.type, enabled=False):
             return self.model.embed(batch.image.float())

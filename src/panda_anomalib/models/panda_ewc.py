@@ -104,7 +104,8 @@ class PandaEwc(AdaptationMixin, AnomalibModule):
         backbone = self.model.backbone
         network, _ = classifier(backbone.name, backbone.weights, self.hparams["backbone_args"])
         dataset = self._clean(self._host_loader.dataset)
-        chosen = np.random.default_rng(self.hparams["seed"]).permutation(len(dataset))[:_FISHER_IMAGES]
+        kept = np.arange(len(dataset)) if self.removal is None else self.removal.kept(len(dataset)).numpy()
+        chosen = np.random.default_rng(self.hparams["seed"]).permutation(kept)[:_FISHER_IMAGES]
         logger.info(
             "No Fisher file: estimating the Fisher information from %d normal images with labels sampled from the "
             "pretrained classifier.",

@@ -50,9 +50,8 @@ class StoppingMixin(TrainingImagesMixin):
 
     def stop_criterion(self) -> float:
         """AUROC of held-out normal images against altered copies of them, mean over the kinds of alteration."""
-        everything = torch.arange(len(self._at_hand()))
-        trained = _spread(everything[~torch.isin(everything, self.held_out)], _BANK_IMAGES)
-        held_out = _spread(self.held_out, _HELD_OUT_IMAGES)
+        trained = _spread(self.trained_on, _BANK_IMAGES)
+        held_out = _spread(self.held_out_normals, _HELD_OUT_IMAGES)
         if not self._synthetic:
             self._synthetic = [self._altered(kind, held_out.tolist()) for kind in KINDS]
         scorer = self.build_scorer().to(self.device)

@@ -16,6 +16,7 @@ from panda_anomalib.adaptation.stem_cache import CacheName, StemOutputs
 from panda_anomalib.backbones import Backbone, ImagePreProcessor, make_runtime
 from panda_anomalib.models.bank_record import normal_digests
 from panda_anomalib.models.base import DetectorMixin
+from panda_anomalib.models.cleaning import Removal
 from panda_anomalib.models.conditions import fit_conditions
 from panda_anomalib.progress import track
 
@@ -31,12 +32,15 @@ class TrainingImagesMixin(DetectorMixin):
     """Stem outputs of the normal images, and which of them are kept out of the training."""
 
     held_out: Tensor
-    """Positions ``(M,)`` of the images that are in no minibatch; known from the start of a fit."""
+    """Positions ``(M,)`` of the images that the threshold comes from; known from the start of a fit."""
+    removal: Removal | None
+    """Images that cleaning leaves out of centre, training and memory bank; known from the start of a fit."""
 
     @override
     def build_parts(self) -> None:
         super().build_parts()
         self.held_out = torch.empty(0, dtype=torch.int64)
+        self.removal = None
         self._paths: list[str] = []
         self._digests: list[str] = []
         self._normals: StemOutputs | None = None
@@ -77,6 +81,21 @@ class TrainingImagesMixin(DetectorMixin):
         self._digests = normal_digests(self._paths)
         self.held_out = self._choose_held_out(len(dataset))
         return torch.cat(embeddings[1:] or embeddings)
+
+    @property
+    def trained_on(self) -> Tensor:
+        """Positions of the images that minibatches are made of."""
+        return self._not_removed(held_out=False)
+
+    @property
+    def held_out_normals(self) -> Tensor:
+        """Positions of the images that are held out for the threshold and are not removed."""
+        return self._not_removed(held_out=True)
+
+    def _not_removed(self, *, held_out: bool) -> Tensor:
+        count = len(self._at_hand())
+        kept = torch.arange(count) if self.removal is None else self.removal.kept(count)
+        return kept[torch.isin(kept, self.held_out) == held_out]
 
     def minibatch_images(self) -> StemOutputs:
         """What minibatches are taken from: the user's augmentations included."""
@@ -192,12 +211,11 @@ class TrainingImagesMixin(DetectorMixin):
 
     def adaptation_probe(self, *, num_images: int, include_test: bool) -> dict[str, Tensor]:
         """Pooled embeddings of the same images at every call; ``val_normal`` are those kept out of the training."""
-        everything = torch.arange(len(self._at_hand()))
-        trained = everything[~torch.isin(everything, self.held_out)]
+        trained = self.trained_on
         chosen = np.random.default_rng(self.hparams["seed"]).permutation(len(trained))[:num_images]
         probe = {"train": self.embed_normals(trained[torch.from_numpy(np.sort(chosen))])}
-        if len(self.held_out):
-            probe["val_normal"] = self.embed_normals(self.held_out)
+        if len(held_out := self.held_out_normals):
+            probe["val_normal"] = self.embed_normals(held_out)
         if include_test and (test := self._test_images(num_images)) is not None:
             outputs, labels = test
             embeddings = self._embed_parts(outputs, torch.arange(len(outputs)).split(outputs.batch_size))

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-__all__ = ["Neighbors", "ScoredEmbeddings", "Scorer"]
+from panda_anomalib.progress import track
+
+__all__ = ["SECONDS_WITHOUT_BAR", "Neighbors", "ScoredEmbeddings", "Scorer"]
 
 Neighbors = tuple[Tensor, Tensor]
 """Distances (B, k) ascending and positions (B, k) in the fitted embeddings."""
 
 ScoredEmbeddings = tuple[Tensor, Neighbors | None]
 
+SECONDS_WITHOUT_BAR = 2.0
 _NUM_FOLDS = 10
 
 
@@ -100,7 +103,8 @@ class Scorer(nn.Module, ABC):
     def _folds(embeddings: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Positions in each of 10 random folds (of as many as there are rows, if fewer), and in the others."""
         order = np.random.default_rng(0).permutation(len(embeddings))
-        for fold in np.array_split(order, min(_NUM_FOLDS, len(order))):
+        folds = np.array_split(order, min(_NUM_FOLDS, len(order)))
+        for fold in track(folds, "Threshold from the normal images", after=SECONDS_WITHOUT_BAR):
             rest = np.setdiff1d(order, fold)
             yield torch.from_numpy(fold).to(embeddings.device), torch.from_numpy(rest).to(embeddings.device)
 

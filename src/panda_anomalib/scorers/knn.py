@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from panda_anomalib.scorers.base import Neighbors, ScoredEmbeddings, Scorer
+from panda_anomalib.progress import track
+from panda_anomalib.scorers.base import SECONDS_WITHOUT_BAR, Neighbors, ScoredEmbeddings, Scorer
 from panda_anomalib.scorers.index import IndexName, build_index, search_index
 from panda_anomalib.scorers.search import mean_and_norms, nearest, refine
 
@@ -94,7 +95,9 @@ class KNNScorer(Scorer):
 
     @override
     def _calibrate(self, embeddings: Tensor) -> Tensor:
-        return self.left_out_distances(torch.arange(len(self.memory_bank), device=self.memory_bank.device))
+        blocks = torch.arange(len(self.memory_bank), device=self.memory_bank.device).split(_QUERY_BLOCK)
+        tracked = track(blocks, "Threshold from the normal images", after=SECONDS_WITHOUT_BAR)
+        return torch.cat([self.left_out_distances(own) for own in tracked])
 
     def left_out_distances(self, positions: Tensor) -> Tensor:
         """Distances ``(P,)`` of the bank's rows at ``positions`` to the rest of the bank."""

@@ -108,6 +108,9 @@ def _tell(change: "BankChange") -> None:
     if change.left_out:
         _say(f"Left out, as exact copies: {_count(change.left_out)}.")
         _say_paths(change.left_out)
+    if change.cleaned:
+        _say(f"Left out of the bank by cleaning: {_count(change.cleaned)} of {change.after}, the most unusual first.")
+        _say_paths(change.cleaned)
     if change.thresholds and (change.added or change.removed):
         _say("Threshold: {:.6g}, was {:.6g}.".format(*reversed(change.thresholds)))
     if change.embedding is not None:
@@ -155,7 +158,8 @@ def _list(model: str, first: int | None, *, csv: bool) -> int:
     _say(f"{'p-value':>8}  {'distance':>11}  {'sha256':12}  path")
     for row in shown.to_dict("records"):
         digest = str(row["sha256"])[:12] or "-"
-        _say(f"{row['p_value']:8.4f}  {row['distance']:11.6g}  {digest:12}  {row['path']}")
+        removed = "  (left out by cleaning)" if row["removed"] else ""
+        _say(f"{row['p_value']:8.4f}  {row['distance']:11.6g}  {digest:12}  {row['path']}{removed}")
     return 0
 
 

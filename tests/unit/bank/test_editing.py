@@ -26,6 +26,8 @@ SCORERS: dict[str, dict[str, Any]] = {
     "knn, cosine": {"scorer": "knn", "scorer_args": {"distance": "cosine"}},
     "kmeans": {"scorer": "kmeans", "scorer_args": {"num_means": 3}},
     "center": {"scorer": "center"},
+    "knn, cleaned": {"scorer": "knn", "cleaning": 0.1},
+    "whitening, cleaned": {"scorer": "whitening", "cleaning": 0.1},
 }
 LATE = slice(1, None, 3)
 """Images that come later: spread over the order, so that they do not just go to the end."""
@@ -89,7 +91,20 @@ def assert_same_model(found: Path, expected: Path) -> None:
     embeddings, others = first["bank"].pop("embeddings"), second["bank"].pop("embeddings")
     assert (embeddings is None) == (others is None)
     assert embeddings is None or torch.equal(embeddings, others)
+    removed = [bank.pop("removed", None) for bank in (first["bank"], second["bank"])]
     assert first["bank"] == second["bank"]
+    assert_same_removed(*removed)
+
+
+def assert_same_removed(found: dict[str, Any] | None, expected: dict[str, Any] | None) -> None:
+    """What cleaning has left out, if anything."""
+    if found is None or expected is None:
+        assert found is expected
+        return
+    for one, other in ((found, expected), (found.pop("removal"), expected.pop("removal"))):
+        for name in [name for name, value in one.items() if isinstance(value, torch.Tensor)]:
+            assert torch.equal(one.pop(name), other.pop(name)), name
+        assert one == other
 
 
 def predictions(path: Path, images: Path) -> dict[str, torch.Tensor]:
@@ -122,6 +137,35 @@ def test_a_changed_bank_is_that_of_a_fit_from_scratch(arguments: dict[str, Any],
     removed = remove_images(part, late)
     assert (removed.before, removed.after, removed.removed) == (30, 20, change.added)
     assert_same_model(part, original)
+
+
+def test_cleaning_is_done_again_over_all_images(images: Path, tmp_path: Path) -> None:
+    """Images that were removed are among them; whose turn it is may change with what is added."""
+    late = normals(images)[LATE]
+    path = fit(tmp_path, images, seeded(Dn2, cleaning=0.2, scorer="knn"), without=late)
+    before = contents(path)["bank"]["removed"]["paths"]
+    assert len(before) == 4
+    change = add_images(path, late)
+    record = contents(path)["bank"]["removed"]
+    assert change.cleaned == record["paths"]
+    assert (len(change.cleaned), len(contents(path)["training_paths"])) == (6, 24)
+    assert change.cleaned != before
+    assert remove_images(path, change.cleaned[0]).after == 29  # one that is not in the bank can be named, too
+
+
+def test_a_trained_network_cannot_be_cleaned_again(images: Path, tmp_path: Path) -> None:
+    """It has not seen the images that were removed, and its embeddings are not those that decided."""
+    path = fit(tmp_path, images, seeded(Panda, minibatches=2, calibration_share=0.5, cleaning=0.1))
+    for change in (add_images, remove_images):
+        with pytest.raises(ValueError, match=r"cleaning of a Panda must be 0 for its bank to be changed, got 0\.1"):
+            change(path, normals(images)[0])
+
+
+def test_a_cleaned_bank_without_the_removed_embeddings_is_not_changed(images: Path, tmp_path: Path) -> None:
+    """They were not to be kept."""
+    path = fit(tmp_path, images, seeded(Dn2, cleaning=0.1, scorer="center", keep_embeddings=False))
+    with pytest.raises(ValueError, match="it was trained with keep_embeddings=false"):
+        remove_images(path, normals(images)[0])
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +385,7 @@ def test_bank_of_a_later_version_scores_and_is_not_changed(model: Path, images: 
     checkpoint["panda_anomalib"]["bank"] = {"format": 9, "rows": 3}
     torch.save(checkpoint, model)
     assert len(predictions(model, images)["distance"]) == 22
-    with pytest.raises(ValueError, match="memory bank must be of format 1 or lower, got 9, which a later version"):
+    with pytest.raises(ValueError, match="memory bank must be of format 2 or lower, got 9, which a later version"):
         remove_images(model, ["whatever"])
 
 

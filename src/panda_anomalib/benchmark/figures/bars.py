@@ -43,8 +43,8 @@ def draw_bars(canvas: Figure, points: Points, paper: Mapping[tuple[str, str], fl
         mean, spread = scale * own["mean"].to_numpy(float), scale * own["std"].fillna(0).to_numpy(float)
         axes.barh(rows, mean - start, height * 0.9, start, color=looks[line].color, label=line or None)
         axes.hlines(rows, mean - spread, mean + spread, color=TEXT, linewidth=1.4)
-        for row, value, text in zip(rows, own[points.x], mean, strict=True):
-            axes.annotate(f" {text:.1f}", (text, row), va="center", fontsize=9)
+        for row, value, middle, end in zip(rows, own[points.x], mean, mean + spread, strict=True):
+            axes.annotate(f" {middle:.1f}", (end, row), va="center", fontsize=9)
             if (line, str(value)) in paper:
                 name = None if labelled else "paper"
                 axes.plot(paper[line, str(value)], row, "D", color=TEXT, markersize=5, label=name, zorder=3)

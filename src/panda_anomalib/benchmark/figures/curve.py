@@ -42,7 +42,7 @@ def draw_curve(canvas: Figure, points: Points, paper: Mapping[str, PaperCurve]) 
         own = own.assign(mean=scale * own["mean"], std=scale * own["std"].fillna(0))
         shown = line or metric_name(points.metric).removesuffix(" in percent")
         if len(level := own[own[points.x].isna()]):
-            names.append(f"{shown} (level)")
+            names.append(f"{shown}, no {axis_name(points.x)}")
             _draw_level(axes, level, looks[line], names[-1])
         if len(sloping := own[own[points.x].notna()]):
             names.append(shown)
