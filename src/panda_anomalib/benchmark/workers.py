@@ -9,8 +9,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from panda_anomalib.benchmark.execution import Finished, Task, attempt
 from panda_anomalib.benchmark.outcome import Outcome
+from panda_anomalib.benchmark.tasks import Finished, Task, attempt
 
 __all__ = ["Workers"]
 
@@ -82,12 +82,9 @@ def _serve(connection: "Connection[Any, Any]", threads: int) -> None:
     import faiss
     import torch
 
-    from panda_anomalib.registration import register
-
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     logging.basicConfig(level=logging.ERROR)
-    register()
     while True:
         try:
             task: Task = connection.recv()

@@ -25,6 +25,7 @@ SCORERS: list[dict[str, Any]] = [
     {"scorer": "kmeans", "scorer_args": {"num_means": 3}},
     {"scorer": "center", "normalization": "l2"},
     {"scorer": "whitening"},
+    {"scorer": "knn", "cleaning": 0.2},
 ]
 
 
