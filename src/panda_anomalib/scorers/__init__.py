@@ -7,9 +7,21 @@ from panda_anomalib.scorers.base import Scorer
 from panda_anomalib.scorers.center import CenterScorer
 from panda_anomalib.scorers.kmeans import KMeansScorer
 from panda_anomalib.scorers.knn import KNNScorer
+from panda_anomalib.scorers.set_pooling import set_embeddings
+from panda_anomalib.scorers.value import ValueScorer
 from panda_anomalib.scorers.whitening import WhiteningScorer
 
-__all__ = ["CenterScorer", "KMeansScorer", "KNNScorer", "Scorer", "ScorerName", "WhiteningScorer", "make_scorer"]
+__all__ = [
+    "CenterScorer",
+    "KMeansScorer",
+    "KNNScorer",
+    "Scorer",
+    "ScorerName",
+    "ValueScorer",
+    "WhiteningScorer",
+    "make_scorer",
+    "set_embeddings",
+]
 
 ScorerName = Literal["knn", "kmeans", "center", "whitening"]
 

@@ -74,6 +74,8 @@ def draw_results(
     jobs = prepare(results.done)
     _check_metric(jobs, metric)
     choice = choose(jobs, x, by)
+    if not pd.api.types.is_numeric_dtype(jobs[choice.x]):
+        jobs[choice.x] = jobs[choice.x].fillna("default")
     points = make_points(jobs, choice, metric)
     kind = kind or _kind(points)
     if kind == "curve" and not pd.api.types.is_numeric_dtype(points.table[choice.x]):
@@ -147,7 +149,8 @@ def _check_metric(jobs: pd.DataFrame, metric: str) -> None:
 def _said(kind: KindName, points: Points, choice: Choice, jobs: pd.DataFrame) -> str:
     by = f", by {', '.join(points.by)}" if points.by else ""
     chosen = f" ({' and '.join(choice.chosen)} chosen by what varies)" if choice.chosen else ""
-    classes, seeds = jobs["category"].nunique(), int(points.table["seeds"].max())
-    means = f"; means over {classes} classes" if classes > 1 and "category" not in (points.x, *points.by) else ""
+    classes = int(jobs.groupby([points.x, *points.by], dropna=False)["category"].nunique().max())
+    seeds = int(points.table["seeds"].max())
+    means = f"; means over {classes} classes" if classes > 1 else ""
     spread = f"; ± standard deviation over {seeds} seeds" if seeds > 1 else "; one seed"
     return f"{kind}: {points.metric} over {points.x}{by}{chosen}{means}{spread}."

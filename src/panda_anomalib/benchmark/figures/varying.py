@@ -1,7 +1,7 @@
 """What varies in the results of a benchmark, and which of it a figure shows."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
@@ -83,9 +83,10 @@ def choose(table: pd.DataFrame, x: str | None, by: Sequence[str] | None) -> Choi
     if chosen_x in (chosen_by or []):
         raise ValueError(f"by must be another column than x, got {chosen_x!r} for both; leave one out.")
     lines = _choose_by(table, chosen_x, candidates) if chosen_by is None else chosen_by
-    shown = {chosen_x, *lines}
-    averaged = [] if by is None else [name for name in candidates if name not in (*shown, "category", *_labels(shown))]
-    averaged = [name for name in averaged if _splits(table, [chosen_x, *lines], name)]
+    averaged: list[str] = []
+    for name in candidates if by is not None else []:
+        if name not in (chosen_x, *lines, "category") and _splits(table, [chosen_x, *lines, *averaged], name):
+            averaged.append(name)
     chosen = [name for name, asked in (("x", x), ("by", by)) if asked is None]
     return Choice(chosen_x, lines, averaged, chosen)
 
@@ -160,11 +161,6 @@ def _resolve(option: str, name: str, table: pd.DataFrame) -> str:
     near = difflib.get_close_matches(name, [*columns, *short], n=3, cutoff=0.5)
     nearest = f"the nearest are {', '.join(near)}; " if near else ""
     raise ValueError(f"{option} must be a column of the results, got {name!r}; {nearest}{x_may_be(table)}")
-
-
-def _labels(shown: Iterable[str]) -> list[str]:
-    """Columns that only repeat what a figure shows already."""
-    return ["model", "model_class"] if any(name.startswith("model") for name in shown) else []
 
 
 def _dotted(table: pd.DataFrame) -> list[str]:
