@@ -7,17 +7,28 @@ from panda_anomalib.scorers.base import Scorer
 from panda_anomalib.scorers.center import CenterScorer
 from panda_anomalib.scorers.kmeans import KMeansScorer
 from panda_anomalib.scorers.knn import KNNScorer
+from panda_anomalib.scorers.ocsvm import OCSVMScorer
 from panda_anomalib.scorers.whitening import WhiteningScorer
 
-__all__ = ["CenterScorer", "KMeansScorer", "KNNScorer", "Scorer", "ScorerName", "WhiteningScorer", "make_scorer"]
+__all__ = [
+    "CenterScorer",
+    "KMeansScorer",
+    "KNNScorer",
+    "OCSVMScorer",
+    "Scorer",
+    "ScorerName",
+    "WhiteningScorer",
+    "make_scorer",
+]
 
-ScorerName = Literal["knn", "kmeans", "center", "whitening"]
+ScorerName = Literal["knn", "kmeans", "center", "whitening", "ocsvm"]
 
 _CLASSES: dict[str, type[Scorer]] = {
     "knn": KNNScorer,
     "kmeans": KMeansScorer,
     "center": CenterScorer,
     "whitening": WhiteningScorer,
+    "ocsvm": OCSVMScorer,
 }
 
 
