@@ -14,9 +14,9 @@ __all__ = ["OCSVMScorer"]
 class OCSVMScorer(Scorer):
     """How far scikit-learn's one-class support vector machine finds an embedding from the normal ones.
 
-    ``1 - sum_i a_i exp(-gamma ||x - x_i||^2)`` over the support vectors x_i, whose weights a_i sum to 1: the order of its
-    negative decision function, in [0, 1]. Calibration fits it ten times more, and each fit takes time and memory with the
-    square of the number of images.
+    ``1 - sum_i a_i exp(-gamma ||x - x_i||^2)`` over the support vectors x_i, whose weights a_i sum to 1: the order of
+    its negative decision function, in [0, 1]. Calibration fits it ten times more, and each fit takes time and memory
+    with the square of the number of images.
 
     Shapes: support vectors ``(S, D)``, embeddings ``(B, D)``, distances ``(B,)``.
 
