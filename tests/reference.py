@@ -60,6 +60,14 @@ def whiten(queries: Array, training: Array, components: int, shrinkage: float = 
     return (queries.astype(np.float64) - mean) @ directions[:components].T / np.sqrt(eigenvalues)
 
 
+def set_embedding(rows: Array, pooling: str) -> Array:
+    """Embedding of a set of images (METHODS S7)."""
+    rows = rows.astype(np.float64)
+    if pooling == "covariance_trace":
+        return np.array([np.trace(np.atleast_2d(np.cov(rows, rowvar=False)))])
+    return {"mean": rows.mean(axis=0), "max": rows.max(axis=0), "concatenation": np.concatenate(list(rows))}[pooling]
+
+
 def conformal_threshold(distances: Array, rate: float) -> float:
     """Smallest calibration distance t with #{d <= t} >= (M + 1)(1 - rate); the largest when there is none."""
     count = len(distances)

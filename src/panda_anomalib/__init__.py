@@ -11,9 +11,11 @@ from panda_anomalib.registration import register_with_anomalib
 
 if TYPE_CHECKING:
     from panda_anomalib.data import Demo as Demo
+    from panda_anomalib.data import ImageSets as ImageSets
     from panda_anomalib.data import OneClassFolder as OneClassFolder
     from panda_anomalib.engine import Engine as Engine
     from panda_anomalib.models import Dn2 as Dn2
+    from panda_anomalib.models import Dn2Set as Dn2Set
     from panda_anomalib.models import Panda as Panda
     from panda_anomalib.models import PandaEwc as PandaEwc
     from panda_anomalib.models import PandaJoint as PandaJoint
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
     from panda_anomalib.models import PandaSes as PandaSes
 
 __version__ = "0.1.0"
-_MODELS = ("Dn2", "Panda", "PandaEwc", "PandaJoint", "PandaOe", "PandaSes")
-_DATA = ("Demo", "OneClassFolder")
+_MODELS = ("Dn2", "Dn2Set", "Panda", "PandaEwc", "PandaJoint", "PandaOe", "PandaSes")
+_DATA = ("Demo", "ImageSets", "OneClassFolder")
 __all__ = [
     "Demo",
     "Dn2",
+    "Dn2Set",
     "Engine",
+    "ImageSets",
     "OneClassFolder",
     "Panda",
     "PandaEwc",

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -72,7 +72,8 @@ class NeighborVisualizer(Visualizer):
             raise ValueError(
                 "post_processor must be set for pictures of verdicts, got None; set visualizer to False too."
             )
-        self._run = _Run(stage_folder(trainer) / "images", _common_folder(trainer))
+        readers = getattr(pl_module, "make_thumbnails", Thumbnails)
+        self._run = _Run(stage_folder(trainer) / "images", _common_folder(trainer), readers)
 
     @override
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -127,7 +128,9 @@ class NeighborVisualizer(Visualizer):
         if trainer.is_global_zero and len(rows):
             name = getattr(pl_module, "name", type(pl_module).__name__)
             stage = "test" if trainer.state.fn == "test" else "predicted"
-            figure = draw_overview(rows, f"{name}: {len(rows)} {stage} images")
+            things = getattr(pl_module, "scored_things", "images")
+            readers = getattr(pl_module, "make_thumbnails", Thumbnails)
+            figure = draw_overview(rows, f"{name}: {len(rows)} {stage} {things}", readers)
             write_atomically(stage_folder(trainer) / "overview.png", figure.savefig)
 
     @override
@@ -144,10 +147,10 @@ class NeighborVisualizer(Visualizer):
 class _Run:
     """State of one test or predict run: rows so far, and the pictures that threads are drawing."""
 
-    def __init__(self, folder: Path, common: Path | None) -> None:
+    def __init__(self, folder: Path, common: Path | None, readers: Callable[..., Thumbnails]) -> None:
         self.table = PredictionTable()
         self._folder, self._common = folder, common
-        self._tested, self._training = Thumbnails(_IMAGE, capacity=1), Thumbnails(_TILE, capacity=1024)
+        self._tested, self._training = readers(_IMAGE, capacity=1), readers(_TILE, capacity=1024)
         # Two: decoding and PNG writing leave the interpreter lock, drawing does not.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="explanation")
         self._pending: deque[Future[None]] = deque()

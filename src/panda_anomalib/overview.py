@@ -1,5 +1,6 @@
 """One page about a test or predict run: the extreme images, the score distribution and the ROC curve."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,12 +51,13 @@ class Thumbnails:
         return picture
 
 
-def draw_overview(rows: pd.DataFrame, title: str) -> Figure:
+def draw_overview(rows: pd.DataFrame, title: str, readers: Callable[..., Thumbnails] = Thumbnails) -> Figure:
     """Draw the contact sheet of the most and least anomalous images, the histogram of scores and the ROC curve.
 
     Args:
         rows: Table of ``PredictionTable.frame``, at least one row; images are read again from ``path``.
         title: First line of the page.
+        readers: Makes what reads the pictures, from a size and a capacity.
 
     Returns:
         Figure without pyplot state; save it with ``savefig``.
@@ -67,7 +69,7 @@ def draw_overview(rows: pd.DataFrame, title: str) -> Figure:
     ordered = rows.sort_values("distance", ascending=False, kind="stable")
     labelled = bool(rows["label"].notna().any())
     frame = " (true label: orange frame anomalous, blue frame normal)" if labelled else ""
-    thumbnails = Thumbnails(256, capacity=2 * _COLUMNS)
+    thumbnails = readers(256, capacity=2 * _COLUMNS)
     _draw_strip(most, ordered.head(_COLUMNS), f"Most anomalous{frame}", thumbnails)
     _draw_strip(least, ordered.tail(_COLUMNS), "Least anomalous", thumbnails)
     histogram, curve = charts.subplots(1, 2, width_ratios=[1.6, 1])

@@ -88,7 +88,8 @@ class PredictionTable:
 
     Columns: ``path``, ``label`` (0, 1 or missing), ``distance``, ``score``, ``p_value`` (float32), ``predicted_label``
     (0, 1 or missing), then for scorers with neighbours ``nearest_class``, where there are several normal classes, and
-    ``neighbor_1``, ``neighbor_1_distance``, ``neighbor_2``, ...
+    ``neighbor_1``, ``neighbor_1_distance``, ``neighbor_2``, ...; for sets of images, whose names are the paths, also
+    ``images``, the paths of their images with ``;`` between them.
     """
 
     def __init__(self) -> None:
@@ -146,6 +147,8 @@ class PredictionTable:
             for rank, column in enumerate(indices.T.cpu().tolist(), start=1):
                 part[f"neighbor_{rank}"] = [training_paths[index] for index in column]
                 part[f"neighbor_{rank}_distance"] = distances[:, rank - 1]
+        if (images := getattr(batch, "set_images", None)) is not None:
+            part["images"] = [";".join(own) for own in images]
         self._parts.append(part)
         return part
 
@@ -251,7 +254,7 @@ class PredictionWriter(Callback):
         report = _report(trainer, pl_module, table)
         text = json.dumps(report, indent=2, allow_nan=False, default=str) + "\n"
         write_atomically(folder / "metrics.json", lambda path: path.write_text(text, encoding="utf-8"))
-        _print_summary(report, folder)
+        _print_summary(report, folder, _things(pl_module))
 
     @override
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -259,7 +262,7 @@ class PredictionWriter(Callback):
         if table is not None:
             judged = table["predicted_label"].notna().any()
             flagged = f"{int(table['predicted_label'].sum())} flagged as anomalous" if judged else "without threshold"
-            line = f"{len(table)} images, {flagged}. Everything is in {stage_folder(trainer)}"
+            line = f"{len(table)} {_things(pl_module)}, {flagged}. Everything is in {stage_folder(trainer)}"
             Console(soft_wrap=True, highlight=False).print(line, markup=False)
 
     @override
@@ -327,18 +330,25 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _print_summary(report: dict[str, Any], folder: Path) -> None:
-    table = Table("metric", "value", title=f"{report['model']}: {report['images']} test images", title_justify="left")
+def _things(pl_module: Any) -> str:
+    """What is scored: images, but for a model of sets."""
+    return str(getattr(pl_module, "scored_things", "images"))
+
+
+def _print_summary(report: dict[str, Any], folder: Path, things: str) -> None:
+    table = Table("metric", "value", title=f"{report['model']}: {report['images']} test {things}", title_justify="left")
     for name, value in report["metrics"].items():
         reason = report["undefined"].get(name, "").removeprefix("undefined: ")
         table.add_row(name, f"undefined ({reason})" if value is None else f"{value:.4f}")
     for title, count, kind in (("false alarms", "false_alarms", "normal"), ("missed", "missed", "anomalous")):
         total = report[kind]
-        text = f"{report[count]} of {total} {kind} images" if total else f"undefined (no {kind} image in the test set)"
+        text = (
+            f"{report[count]} of {total} {kind} {things}" if total else f"undefined (no {kind} image in the test set)"
+        )
         table.add_row(title, text)
     if report["threshold"] is not None and math.isfinite(report["threshold"]):
         source = (
-            f"for {100 * report['false_positive_rate']:g} % false alarms ({report['num_calibration']} normal images)"
+            f"for {100 * report['false_positive_rate']:g} % false alarms ({report['num_calibration']} normal {things})"
         )
         table.add_row("threshold", f"{report['threshold']:.4g}, {source}")
     console = Console(soft_wrap=True, highlight=False)

@@ -19,6 +19,7 @@ from panda_anomalib.bank.store import StoredModel, read_model
 from panda_anomalib.calibration import Calibration, fewest_images, realised_rates
 from panda_anomalib.engine import existing_checkpoint
 from panda_anomalib.models.bank_record import file_digests
+from panda_anomalib.models.dn2_set import Dn2Set
 
 __all__ = ["Finding", "check_bank"]
 
@@ -60,10 +61,12 @@ def check_bank(model: str | os.PathLike[str]) -> list[Finding]:
         return [*findings, Finding("bank", "note", f"cannot be changed: {error}"), *_without_embeddings(stored)]
     made = ", ".join(f"{name} {value}" for name, value in bank.conditions.items())
     shape = " x ".join(map(str, bank.embeddings.shape))
-    text = f"{stored.model.name} with the embeddings of {len(bank.paths)} training images ({shape})"
+    text = f"{stored.model.name} with the embeddings of {len(bank.paths)} images ({shape})"
     findings.append(Finding("bank", "ok", f"{text}; fitted with {made or 'what is not known'}."))
     findings += _cleaning(stored)
-    findings += [*_images(bank.paths, bank.digests), _near_copies(bank), *_without_embeddings(stored)]
+    if not isinstance(stored.model, Dn2Set):  # a set is no file
+        findings += [*_images(bank.paths, bank.digests), _near_copies(bank)]
+    findings += _without_embeddings(stored)
     findings.append(_refitted(stored, bank))  # last: it changes the model at hand
     return findings
 

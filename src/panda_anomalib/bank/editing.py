@@ -18,6 +18,7 @@ from panda_anomalib.data import PredictImages
 from panda_anomalib.models.bank_record import exact_copies, file_digests
 from panda_anomalib.models.base import DetectorMixin
 from panda_anomalib.models.conditions import device_of, differences, fit_conditions, threads_of
+from panda_anomalib.models.dn2_set import Dn2Set
 
 __all__ = ["BankChange", "DuplicatesName", "add_images", "refit", "remove_images"]
 
@@ -179,6 +180,8 @@ def refit(model: DetectorMixin, images: KeptImages) -> None:
 
 
 def _changeable(stored: StoredModel) -> KeptImages:
+    if isinstance(stored.model, Dn2Set):
+        raise ValueError("bank to change must be of single images, got one of Dn2Set, of sets; train again.")
     if _is_trained(stored.model) and stored.model.hparams["cleaning"]:
         raise ValueError(
             f"cleaning of a {stored.model.name} must be 0 for its bank to be changed, got "

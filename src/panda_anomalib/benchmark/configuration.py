@@ -14,6 +14,7 @@ from panda_anomalib.benchmark.labels import distinct_labels
 from panda_anomalib.benchmark.sections import check_data, check_model, class_names, takes
 from panda_anomalib.benchmark.source_lines import line_of
 from panda_anomalib.commands import nearest_path
+from panda_anomalib.quiet import warnings_only
 from panda_anomalib.registration import register
 
 __all__ = ["Configuration", "read_configuration"]
@@ -145,9 +146,10 @@ def _each_class(section: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _jobs(configs: list[dict[str, Any]], accelerators: list[str]) -> list[Job]:
-    _once([config["model"] for config in configs], check_model)
-    # the seed draws a split, and does not change what is there
-    modules = _once([config["data"] for config in configs], check_data)
+    with warnings_only():  # anomalib tells of each model that is built, here for a look only
+        _once([config["model"] for config in configs], check_model)
+        # the seed draws a split, and does not change what is there
+        modules = _once([config["data"] for config in configs], check_data)
     models = distinct_labels(
         [config["model"]["class_path"].rpartition(".")[2] for config in configs],
         [config["model"]["init_args"] for config in configs],

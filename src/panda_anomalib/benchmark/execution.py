@@ -1,4 +1,4 @@
-"""Jobs become outcomes: first those that share embeddings, then the others, one by one."""
+"""Jobs become outcomes: first those that share embeddings, then the others."""
 
 import logging
 import time
@@ -9,38 +9,52 @@ from functools import partial
 from pathlib import Path
 
 from panda_anomalib.benchmark.alone import run_alone
-from panda_anomalib.benchmark.jobs import Job
+from panda_anomalib.benchmark.jobs import Job, digest
 from panda_anomalib.benchmark.outcome import Outcome
-from panda_anomalib.benchmark.shared.planning import Group, plan_groups
-from panda_anomalib.benchmark.shared.scoring import in_reading_order, score_shared
+from panda_anomalib.benchmark.shared.planning import Group, SharedJob, plan_groups
+from panda_anomalib.benchmark.shared.scoring import ScoringTask
 
-__all__ = ["Finished", "attempt", "run_all"]
+__all__ = ["Executor", "Finished", "Task", "attempt", "run_all", "run_in_turn"]
 
 logger = logging.getLogger(__name__)
+
+Task = tuple[Job, Callable[[], Outcome]]
+"""A job, and what does it; both can be sent to another process."""
 
 Finished = tuple[Job, Outcome, str]
 """A job, its outcome, and when it was started."""
 
+Executor = Callable[[Sequence[Task]], Iterator[Finished]]
+"""Runs tasks, in any order."""
 
-def run_all(jobs: Sequence[Job], embeddings: Path | None) -> Iterator[Finished]:
+
+def run_all(jobs: Sequence[Job], embeddings: Path | None, execute: Executor) -> Iterator[Finished]:
     """Run jobs; one that fails has an outcome that says why.
 
     Args:
         jobs: In any order; the outcomes come in another.
         embeddings: Folder for the embeddings that jobs share; None to run each alone.
+        execute: Runs the tasks that jobs are made of.
     """
     alone = list(jobs)
     if embeddings is not None:
         groups, alone = plan_groups(jobs)
         for group in groups:
-            alone += yield from _run_group(group, embeddings)
-        alone.sort(key=list(jobs).index)
-    for job in alone:
-        yield attempt(job, partial(run_alone, job))
+            alone += yield from _run_group(group, embeddings, execute)
+    position = {job.job_id: number for number, job in enumerate(jobs)}
+    alone.sort(key=lambda job: position[job.job_id])
+    yield from execute([(job, partial(run_alone, job)) for job in alone])
 
 
-def attempt(job: Job, run: Callable[[], Outcome]) -> Finished:
-    """The outcome of a job, which is a failure if it raised."""
+def run_in_turn(tasks: Sequence[Task]) -> Iterator[Finished]:
+    """Run tasks one after the other, in this process."""
+    for task in tasks:
+        yield attempt(task)
+
+
+def attempt(task: Task) -> Finished:
+    """The outcome of a task, which is a failure if it raised."""
+    job, run = task
     started, start = _now(), time.perf_counter()
     try:
         outcome = run()
@@ -50,24 +64,24 @@ def attempt(job: Job, run: Callable[[], Outcome]) -> Finished:
     return job, outcome, started
 
 
-def _run_group(group: Group, folder: Path) -> Generator[Finished, None, list[Job]]:
-    """Outcomes of jobs that share embeddings; where there are none, the jobs, which have to run alone."""
+def _run_group(group: Group, folder: Path, execute: Executor) -> Generator[Finished, None, list[Job]]:
+    """Outcomes of jobs that share embeddings; returns those that have to run alone, because there are none."""
     try:
         file = group.embeddings(folder)
     except Exception as error:  # noqa: BLE001 - each job says on its own what it lacks
         logger.warning("Embeddings cannot be shared, each job runs alone: %s", " ".join(str(error).split()))
         return [shared.job for shared in group.jobs]
-    known: dict[str, Outcome] = {}
-    for shared, key in in_reading_order(group.jobs):
-        if key in known:
-            yield shared.job, known[key], _now()
-            continue
-        known.clear()
-        finished = attempt(shared.job, partial(score_shared, shared, file, group.kind["accelerator"]))
-        if finished[1].traceback is None:
-            same = {"same_as": shared.job.job_id}  # a seed that changes nothing need not be computed again
-            known[key] = Outcome({**finished[1].columns, **same}, finished[1].scores)
-        yield finished
+    # A seed that draws no split, as those of the published data sets do not, changes nothing in a frozen model.
+    equal: dict[str, list[SharedJob]] = {}
+    for shared in group.jobs:
+        equal.setdefault(digest([shared.job.model, shared.train_keys, shared.test.keys]), []).append(shared)
+    copies = {first.job.job_id: [shared.job for shared in others] for first, *others in equal.values()}
+    tasks = [(first.job, ScoringTask.of(first, file)) for first, *_ in equal.values()]
+    for job, outcome, started in execute(tasks):
+        yield job, outcome, started
+        same = {} if outcome.traceback else {"same_as": job.job_id}
+        for copy in copies[job.job_id]:
+            yield copy, Outcome({**outcome.columns, **same}, outcome.scores, outcome.traceback), started
     return []
 
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from panda_anomalib.benchmark.configuration import read_configuration
-from panda_anomalib.benchmark.execution import run_all
+from panda_anomalib.benchmark.execution import Executor, run_all, run_in_turn
 from panda_anomalib.benchmark.jobs import Job
 from panda_anomalib.benchmark.outcome import Outcome
 from panda_anomalib.benchmark.store import ResultsFolder
+from panda_anomalib.benchmark.workers import Workers
 from panda_anomalib.progress import track
 from panda_anomalib.quiet import each_warning_once
 
@@ -29,7 +30,11 @@ class BenchmarkResults(NamedTuple):
 
 
 def run_benchmark(
-    config: Path | str, *, output: Path | str | None = None, share_embeddings: bool | None = None
+    config: Path | str,
+    *,
+    output: Path | str | None = None,
+    share_embeddings: bool | None = None,
+    processes: int = 1,
 ) -> BenchmarkResults:
     """Compare models on data sets, as a configuration file says; see ``read_configuration``.
 
@@ -41,24 +46,28 @@ def run_benchmark(
         output: Folder of the results; by default the file's own ``output``, or ``runs/benchmark/<name of the file>``.
         share_embeddings: Whether jobs take the embeddings of frozen networks from one pass; by default as the file
             says, which is yes where it says nothing.
+        processes: How many jobs run at once, each in a process of its own. One runs them in this process.
 
     Returns:
         The folder and the table of all jobs; what failed is in it, too.
 
     Raises:
         FileNotFoundError: If the file or a data set is not there.
-        ValueError: If anything in the file is wrong; nothing has been run then.
+        ValueError: If processes is less than 1, or anything in the file is wrong; nothing has been run then.
         RuntimeError: If another benchmark is writing into the folder.
         OSError: If results cannot be written.
     """
+    if processes < 1:
+        raise ValueError(f"jobs must be at least 1 at once, got {processes}.")
     configuration = read_configuration(config)
+    execute: Executor = run_in_turn if processes == 1 else Workers(processes)
     folder = Path(output or configuration.output or Path("runs/benchmark") / Path(config).stem)
     shares = configuration.share_embeddings if share_embeddings is None else share_embeddings
     with ResultsFolder(folder, configuration.jobs, configuration.config_hash) as results, each_warning_once():
         todo = [job for job in configuration.jobs if job.job_id not in results.done]
         if skipped := len(configuration.jobs) - len(todo):
             logger.info("%d of %d jobs are done already in %s.", skipped, len(configuration.jobs), folder)
-        finished = run_all(todo, folder / "embeddings" if shares else None)
+        finished = run_all(todo, folder / "embeddings" if shares else None, execute)
         for number, (job, outcome, started) in enumerate(track(finished, "Jobs", total=len(todo)), start=skipped + 1):
             results.save(job, outcome, started)
             _tell(f"{number}/{len(configuration.jobs)}", job, outcome)

@@ -7,6 +7,7 @@ from panda_anomalib.data.demo import Demo
 from panda_anomalib.data.dior import Dior
 from panda_anomalib.data.flowers import Flowers102
 from panda_anomalib.data.folder import OneClassFolder
+from panda_anomalib.data.image_sets import ImageSets
 from panda_anomalib.data.reading import read_image
 from panda_anomalib.data.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist
 from panda_anomalib.data.wbc import Wbc
@@ -20,6 +21,7 @@ __all__ = [
     "Dior",
     "FashionMnist",
     "Flowers102",
+    "ImageSets",
     "Mnist",
     "OneClassFolder",
     "OxfordPets",

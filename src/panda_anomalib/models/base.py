@@ -329,9 +329,9 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         removed = self.bank_record.removed if self.bank_record is not None else None
         if removed is not None:
             logger.info(
-                "Cleaning: %d of %d training images are left out of the memory bank, the most unusual first: %s. They "
-                "still count for the threshold.",
-                *(len(removed.paths), count, ", ".join(removed.paths[:3])),
+                "Cleaning: the %d most unusual of %d training images are left out of the memory bank. They still count "
+                "for the threshold.",
+                *(len(removed.paths), count),
             )
         elif self.hparams["cleaning"]:
             logger.warning(
@@ -406,7 +406,17 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         return updated
 
     def embed_batch(self, batch: Batch) -> Tensor:
-        """Embeddings of a batch of pre-processed images, as the scorer takes them."""
+        """Embeddings of a batch of pre-processed images, as the scorer takes them.
+
+        Raises:
+            ValueError: If the batch is one of image sets.
+        """
+        if hasattr(batch, "set_images"):
+            raise ValueError(f"data of {self.name} must be single images, got sets of images; use Dn2Set.")
+        return self.embed_images(batch)
+
+    def embed_images(self, batch: Batch) -> Tensor:
+        """Embeddings of all images of a batch, whatever they belong to."""
         # reduced precision is the runtime's business: a bank in three digits is no bank
         with torch.autocast(self.device.type, enabled=False):
             return self.model.embed(batch.image.float())

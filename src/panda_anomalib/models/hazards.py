@@ -6,6 +6,7 @@ from anomalib.data import Batch
 from lightning.pytorch import Trainer
 
 from panda_anomalib.data.dataset import ImageDataset, PredictImages
+from panda_anomalib.data.image_sets import ImageSetDataset
 from panda_anomalib.data.reading import describe_hazard
 
 __all__ = ["HazardWatch", "dataset_in_use"]
@@ -21,7 +22,7 @@ class HazardWatch:
 
     def look(self, batch: Batch, dataset: object) -> None:
         """Look at the files of a batch that ``dataset`` has read."""
-        if self._named or isinstance(dataset, (ImageDataset, PredictImages)):
+        if self._named or isinstance(dataset, (ImageDataset, ImageSetDataset, PredictImages)):
             return
         for path in batch.image_path or []:
             if (hazard := describe_hazard(path)) is not None:

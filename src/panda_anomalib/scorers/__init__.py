@@ -8,6 +8,8 @@ from panda_anomalib.scorers.center import CenterScorer
 from panda_anomalib.scorers.kmeans import KMeansScorer
 from panda_anomalib.scorers.knn import KNNScorer
 from panda_anomalib.scorers.ocsvm import OCSVMScorer
+from panda_anomalib.scorers.set_pooling import set_embeddings
+from panda_anomalib.scorers.value import ValueScorer
 from panda_anomalib.scorers.whitening import WhiteningScorer
 
 __all__ = [
@@ -17,8 +19,10 @@ __all__ = [
     "OCSVMScorer",
     "Scorer",
     "ScorerName",
+    "ValueScorer",
     "WhiteningScorer",
     "make_scorer",
+    "set_embeddings",
 ]
 
 ScorerName = Literal["knn", "kmeans", "center", "whitening", "ocsvm"]

@@ -22,6 +22,14 @@ def make_parser() -> ToolParser:
         metavar="FOLDER",
         help="results; what is done there is not done again (default: as the file says, or runs/benchmark/<its name>)",
     )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="so many at once, in processes of their own (default: 1)"
+    )
+    parser.add_argument(
+        "--share_embeddings",
+        choices=["auto", "off"],
+        help="whether jobs of a frozen network take its embeddings from one pass (default: as the file says, or auto)",
+    )
     return parser
 
 
@@ -38,7 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     from panda_anomalib.benchmark.runner import run_benchmark
     from panda_anomalib.benchmark.summary import print_summary
 
-    folder, table = run_benchmark(arguments.config, output=arguments.output)
+    shares = None if arguments.share_embeddings is None else arguments.share_embeddings == "auto"
+    folder, table = run_benchmark(
+        arguments.config, output=arguments.output, share_embeddings=shares, processes=arguments.jobs
+    )
     print_summary(table, folder)
     if failed := int((table["status"] != "done").sum()):
         sys.stderr.write(f"error: {failed} of {len(table)} jobs failed; started again, they are tried again.\n")

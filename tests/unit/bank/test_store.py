@@ -176,7 +176,9 @@ def test_what_is_no_bank_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged or another kind of file"):
         read_model(other)
     torch.save({"state_dict": {}}, other)
-    with pytest.raises(ValueError, match=r"must be a checkpoint of Dn2, Panda, .* of a model that is not of panda_ano"):
+    with pytest.raises(
+        ValueError, match=r"must be a checkpoint of Dn2, Dn2Set, Panda, .* of a model that is not of panda_ano"
+    ):
         read_model(other)
     checkpoint = torch.load(model, weights_only=True)
     checkpoint["panda_anomalib"]["model"] = "Dn3"

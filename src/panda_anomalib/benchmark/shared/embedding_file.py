@@ -4,15 +4,39 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from panda_anomalib.atomic import write_atomically
 
-__all__ = ["EmbeddingFile", "image_key", "path_of"]
+__all__ = ["EmbeddingFile", "EmbeddingRows", "image_key", "path_of"]
+
+Positions = NDArray[np.int64]
+
+
+class EmbeddingRows(NamedTuple):
+    """What a process needs to read embeddings that are there.
+
+    Attributes:
+        path: Float32 rows, one after the other.
+        dim: Numbers in a row.
+        seconds_per_image: What it took to make one.
+        provenance: Where the weights came from.
+    """
+
+    path: Path
+    dim: int
+    seconds_per_image: float
+    provenance: dict[str, str]
+
+    def read(self, positions: Positions) -> Tensor:
+        """Copy of rows ``(B, D)``."""
+        mapped = np.memmap(self.path, dtype=np.float32, mode="r").reshape(-1, self.dim)
+        return torch.from_numpy(np.ascontiguousarray(mapped[positions]))
 
 
 class EmbeddingFile:
@@ -35,14 +59,15 @@ class EmbeddingFile:
         self._open()
 
     @property
-    def seconds_per_image(self) -> float:
-        """Of the passes that made the file."""
-        return float(self._about["seconds"] / max(1, self._about["images"]))
+    def rows(self) -> EmbeddingRows:
+        """All that is there."""
+        about = self._about
+        seconds = float(about["seconds"] / max(1, about["images"]))
+        return EmbeddingRows(self._rows, about["dim"], seconds, dict(about["provenance"]))
 
-    @property
-    def provenance(self) -> dict[str, str]:
-        """Where the weights came from."""
-        return dict(self._about["provenance"])
+    def find(self, keys: Sequence[str]) -> Positions:
+        """Rows ``(B,)`` of images, which must be there."""
+        return np.array([self.positions[key] for key in keys], dtype=np.int64)
 
     def add(self, keys: Sequence[str], rows: Tensor, seconds: float, provenance: dict[str, str]) -> None:
         """Append rows ``(B, D)``.
@@ -69,12 +94,6 @@ class EmbeddingFile:
             file.write("".join(f"{key}\n" for key in keys))
         for key in keys:
             self.positions[key] = len(self.positions)
-
-    def rows(self, positions: "np.ndarray[Any, np.dtype[np.int64]]") -> Tensor:
-        """Copy of rows ``(B, D)``."""
-        shape = len(self.positions), self._about["dim"]
-        mapped = np.memmap(self._rows, dtype=np.float32, mode="r", shape=shape)
-        return torch.from_numpy(np.ascontiguousarray(mapped[positions]))
 
     @property
     def _rows(self) -> Path:

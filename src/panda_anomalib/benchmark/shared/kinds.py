@@ -14,8 +14,9 @@ from panda_anomalib.models.dn2 import Dn2
 __all__ = ["embedding_kind"]
 
 _OWN_PARTS = ("pre_processor", "post_processor", "evaluator")
-_OF_THE_SCORER = {"scorer", "scorer_args", "num_neighbors", "normalization", "power", "false_positive_rate"}
-_OF_NO_SCORE = {"visualizer", "keep_embeddings", *_OWN_PARTS}
+_OF_THE_BACKBONE = {"backbone", "weights", "backbone_args", "pooling", "resize", "crop"}
+_OF_THE_BANK = {"scorer", "scorer_args", "num_neighbors", "normalization", "power", "false_positive_rate", "cleaning"}
+_KNOWN = {"runtime", "visualizer", "keep_embeddings", *_OWN_PARTS, *_OF_THE_BACKBONE, *_OF_THE_BANK}
 
 
 def embedding_kind(job: Job, model: Any, datamodule: AnomalibDataModule) -> dict[str, Any] | None:
@@ -28,11 +29,13 @@ def embedding_kind(job: Job, model: Any, datamodule: AnomalibDataModule) -> dict
     """
     if type(model) is not Dn2 or any(job.model["init_args"].get(part, True) is not True for part in _OWN_PARTS):
         return None
+    if set(model.hparams) - _KNOWN:  # a later option, of which nobody has said here what it changes
+        return None
     if any(getattr(datamodule, f"{part}_augmentations", None) is not None for part in ("train", "test")):
         return None
-    settings = {name: value for name, value in model.hparams.items() if name not in _OF_THE_SCORER | _OF_NO_SCORE}
+    settings = {name: model.hparams[name] for name in sorted(_OF_THE_BACKBONE)}
     images = len(datamodule.train_data) + len(datamodule.test_data)
-    runtime = choose_runtime(settings.pop("runtime"), torch.device(job.accelerator), images)
+    runtime = choose_runtime(model.hparams["runtime"], torch.device(job.accelerator), images)
     kind = {
         **settings,
         "runtime": runtime,

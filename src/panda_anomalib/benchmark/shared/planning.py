@@ -21,7 +21,7 @@ from panda_anomalib.models.dn2 import Dn2
 from panda_anomalib.progress import track
 from panda_anomalib.quiet import warnings_only
 
-__all__ = ["Group", "SharedJob", "plan_groups"]
+__all__ = ["Group", "SharedJob", "TestImages", "plan_groups"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ class SharedJob(NamedTuple):
     job: Job
     train_keys: list[str]
     test: TestImages
-    model: Dn2
 
 
 @dataclass
@@ -49,6 +48,8 @@ class Group:
     """Jobs with embeddings of one kind."""
 
     kind: dict[str, Any]
+    model: Dn2
+    """Of one of the jobs: the network is that of all."""
     jobs: list[SharedJob] = field(default_factory=list)
     sources: dict[str, Source] = field(default_factory=dict)
     """Where each image of the jobs is read, by its key."""
@@ -63,7 +64,7 @@ class Group:
         missing = {key: source for key, source in self.sources.items() if key not in file.positions}
         if missing:
             extract(
-                self.jobs[0].model,
+                self.model,
                 missing,
                 file,
                 runtime=self.kind["runtime"],
@@ -98,12 +99,9 @@ def plan_groups(jobs: Sequence[Job]) -> tuple[list[Group], list[Job]]:
             model = _model(job, models)
             if (kind := embedding_kind(job, model, images.datamodule)) is None:
                 continue
-            group = groups.setdefault(digest(kind), Group(kind))
-            group.jobs.append(SharedJob(job, images.train_keys, images.test, model))
+            group = groups.setdefault(digest(kind), Group(kind, model))
+            group.jobs.append(SharedJob(job, images.train_keys, images.test))
             _add_sources(group, images, keys)
-    for group in groups.values():
-        for shared in group.jobs[1:]:  # one network for all
-            shared.model.model.backbone = group.jobs[0].model.model.backbone
     grouped = {shared.job.job_id for group in groups.values() for shared in group.jobs}
     return list(groups.values()), [job for job in jobs if job.job_id not in grouped]
 

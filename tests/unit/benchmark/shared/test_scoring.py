@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from benchmark_jobs import DN2, draw_photos, section, write_config
 
 from panda_anomalib.benchmark import run_benchmark
@@ -115,9 +116,6 @@ def test_what_changes_images_or_fails_runs_alone() -> None:
 
 def test_a_pass_that_was_killed_goes_on(tmp_path: Path) -> None:
     """Half a row and half a line are cut off; whole ones are kept."""
-    import numpy as np
-    import torch
-
     rows = torch.arange(12.0).reshape(4, 3)
     file = EmbeddingFile(tmp_path / "kind", {"backbone": "a"})
     file.add(["1 1 /a", "1 1 /b c", "1 1 /d", "1 1 /e"], rows, 2.0, {"sha256": "f"})
@@ -129,6 +127,6 @@ def test_a_pass_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert list(again.positions) == ["1 1 /a", "1 1 /b c", "1 1 /d"]
     again.add(["1 1 /e"], rows[3:] + 1, 1.0, {"sha256": "f"})
     last = EmbeddingFile(tmp_path / "kind", {})
-    assert torch.equal(last.rows(np.array([3, 0])), torch.stack([rows[3] + 1, rows[0]]))
-    assert last.provenance == {"sha256": "f"}
+    assert torch.equal(last.rows.read(last.find(["1 1 /e", "1 1 /a"])), torch.stack([rows[3] + 1, rows[0]]))
+    assert last.rows.provenance == {"sha256": "f"}
     assert json.loads((tmp_path / "kind/about.json").read_text())["seconds"] == 3.0
