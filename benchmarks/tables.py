@@ -344,18 +344,6 @@ def groups() -> str:
     return _study("groups", "size", [10, 20, 30, 50], {"papers', trace": "papers'", "root + L2, trace": "root + L2"})
 
 
-def num_train() -> str:
-    """AUROC by number of training images."""
-    counts = [10, 20, 50, 100, 200, 500, 1000, 2000, 5000]
-    return _study("num_train", "num_train", counts, {"papers'": "papers'", "default": "default"})
-
-
-def impurity() -> str:
-    """AUROC by the share of anomalous training images, with cleaning and without."""
-    names = [f"{kind}{cleaned}" for kind in ("papers'", "default") for cleaned in ("", ", cleaned")]
-    return _study("impurity", "impurity", [0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5], {name: name for name in names})
-
-
 TABLES = {
     "readouts": readouts,
     "reference": reference,
@@ -375,8 +363,6 @@ TABLES = {
     "side_by_side": side_by_side,
     "sets": sets,
     "groups": groups,
-    "num_train": num_train,
-    "impurity": impurity,
 }
 
 
