@@ -71,7 +71,7 @@ def check_sources(jobs: pd.DataFrame, train: Sequence[str], test: Sequence[str])
     sources = jobs["threshold_source"] if "threshold_source" in jobs else pd.Series("", index=jobs.index)
     seen = list(dict.fromkeys(jobs.loc[sources == OPTIMISTIC_SOURCE, "model"]))
     if both:
-        text = f"{both} images are in the training and in the test set, by the hash of their files."
+        text = f"Files with the same bytes are in the training and in the test set, by hash: {both}."
         return Check(SOURCES, "failed", both, text)
     if seen:
         text = f"Thresholds were set on the test images by {', '.join(seen)}: read their F1, false alarms and misses "

@@ -102,7 +102,7 @@ def test_a_benchmark_is_checked_and_its_report_shows_it(tmp_path: Path, monkeypa
     pictures = [picture for entry in entries for picture in entry["pictures"]]
     assert any("train-03-test-99" in picture for picture in pictures)
     assert all((folder / picture).is_file() for picture in pictures)
-    assert "1 images are in the training and in the test set" in write_report([folder]).markdown.read_text()
+    assert "are in the training and in the test set, by hash: 1." in write_report([folder]).markdown.read_text()
     (folder / "checks.json").write_text("[]")
     run_benchmark(config)
     assert (folder / "checks.json").read_text() == "[]"  # nothing has run, nothing is checked again
