@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -48,7 +49,7 @@ class Workers:
                     job = worker.task[0]
                     try:
                         finished: Finished = worker.connection.recv()
-                    except EOFError:
+                    except (EOFError, OSError):  # the other end is gone, maybe in the middle of a message
                         worker.process.join()
                         error = f"RuntimeError: the process of the job died (exit code {worker.process.exitcode})"
                         finished = job, Outcome.failure(error, f"{error}\n", 0.0), ""
@@ -81,6 +82,8 @@ def _serve(connection: "Connection[Any, Any]", threads: int) -> None:
     """What a process does until nobody is at the other end."""
     import faiss
     import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that has started this one, which ends it
 
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
