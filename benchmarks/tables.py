@@ -285,6 +285,65 @@ def false_alarms() -> str:
     return "\n".join(lines)
 
 
+SIDE_BY_SIDE = {
+    "dn2": "**`Dn2`**, default",
+    "dn2_paper": "`Dn2`, papers' readout",
+    "panda": "`Panda`, `stop: auto`, 60 minibatches",
+    "dn2_random": "`Dn2`, random weights",
+    "padim": "Padim",
+    "patchcore": "Patchcore, coreset of 1 %",
+    "dfm": "Dfm",
+    "dfkde": "Dfkde",
+    "fre": "Fre, 20 passes",
+    "stfpm": "Stfpm, 20 passes",
+}
+
+
+def side_by_side() -> str:
+    """Ours beside anomalib's models: AUROC on the demo images and the MVTec category, and costs on the latter."""
+    tables = [pd.read_csv(path) for path in sorted(RESULTS.glob("side_by_side_*.csv"))]
+    table = pd.concat(tables).set_index("model")
+    demo, screw = (table[table["set"] == name] for name in ("demo", "mvtec"))
+    lines = ["| model | demo | MVTec screw | fit | test | memory | checkpoint |", "|---|---|---|---|---|---|---|"]
+    for name, text in SIDE_BY_SIDE.items():
+        aurocs = [100 * rows.loc[[name], "auroc"].mean() if name in rows.index else None for rows in (demo, screw)]
+        cells = ["-" if auroc is None else f"{auroc:.1f}" for auroc in aurocs]
+        if name in screw.index:
+            row = screw.loc[[name]].mean(numeric_only=True)
+            cells += [f"{row['fit_seconds']:.0f} s", f"{row['test_seconds']:.0f} s"]
+            cells += [f"{row['memory_mib'] / 1024:.1f} GiB", f"{row['checkpoint_mib']:.0f} MiB"]
+        else:
+            cells += ["-"] * 4
+        lines.append(f"| {text} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _study(study: str, x: str, columns: Iterable[float], rename: dict[str, str]) -> str:
+    """Mean AUROC over classes and seeds of one of the frozen studies, with the standard deviation over seeds."""
+    table = pd.read_csv(RESULTS / f"frozen_{study}_cifar10_tf_efficientnet_lite0.csv")
+    header = " | ".join(f"{column:g}" for column in columns)
+    lines = [f"| | {header} |", "|---|" + "---|" * len(header.split("|"))]
+    for method, text in rename.items():
+        cells = []
+        for column in columns:
+            by_seed = 100 * table[(table["method"] == method) & (table[x] == column)].groupby("seed")["auroc"].mean()
+            cells.append(f"{by_seed.mean():.1f}" + (f" ± {by_seed.std():.1f}" if len(by_seed) > 1 else ""))
+        lines.append(f"| {text} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sets() -> str:
+    """Sets of images by their size."""
+    names = ["concatenated", "max-pooled", "mean-pooled"]
+    rename = {f"{kind}, {name}": f"{name}, {kind} embeddings" for kind in ("papers'", "root + L2") for name in names}
+    return _study("sets", "size", range(2, 11, 2), rename)
+
+
+def groups() -> str:
+    """Sets of one class against sets of all."""
+    return _study("groups", "size", [10, 20, 30, 50], {"papers', trace": "papers'", "root + L2, trace": "root + L2"})
+
+
 TABLES = {
     "readouts": readouts,
     "reference": reference,
@@ -301,6 +360,9 @@ TABLES = {
     "variants": variants,
     "search": search,
     "imports": imports,
+    "side_by_side": side_by_side,
+    "sets": sets,
+    "groups": groups,
 }
 
 

@@ -31,6 +31,7 @@ from panda_anomalib.commands import (
     PROGRAM,
     SUBCOMMANDS,
     TOOLS,
+    UnknownNameError,
     did_you_mean,
     nearest_path,
     unknown_option,
@@ -94,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> None:
         message = describe_failure(error)
         if message is None or os.environ.get("PANDA_ANOMALIB_TRACEBACK") == "1":
             raise
-        _stop(1, f"error: {message}")
+        _stop(2 if isinstance(error, UnknownNameError) else 1, f"error: {message}")
 
 
 def __getattr__(name: str) -> Any:

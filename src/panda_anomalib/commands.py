@@ -5,9 +5,20 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["EVALUATING", "FITTING", "PROGRAM", "SUBCOMMANDS", "TOOLS", "did_you_mean", "nearest_path", "unknown_option"]
+__all__ = [
+    "EVALUATING",
+    "FITTING",
+    "PROGRAM",
+    "SUBCOMMANDS",
+    "TOOLS",
+    "UnknownNameError",
+    "did_you_mean",
+    "nearest_path",
+    "unknown_option",
+]
 
 PROGRAM = "panda-anomalib"
+
 SUBCOMMANDS = {
     "train": "Fit a model on normal images and test it.",
     "fit": "Fit a model on normal images.",
@@ -31,6 +42,10 @@ TOOLS: dict[str, str] = {
 """Subcommands that are not anomalib's: each is a module of `panda_anomalib.tools`."""
 FITTING = ("fit", "train")
 EVALUATING = ("validate", "test", "predict")
+
+
+class UnknownNameError(ValueError):
+    """A name that does not exist; the command line ends with the exit code of wrong arguments then."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ from torchmetrics import Metric
 from typing_extensions import override
 
 from panda_anomalib.atomic import unwritable
-from panda_anomalib.commands import did_you_mean, nearest_path
+from panda_anomalib.commands import UnknownNameError, did_you_mean, nearest_path
 from panda_anomalib.whole_files import WholeCheckpoints
 
 __all__ = ["Engine", "existing_checkpoint", "newest_checkpoint"]
@@ -325,7 +325,7 @@ class Engine(AnomalibEngine):  # type: ignore[misc, unused-ignore] # anomalib is
         known = [kind.value for kind in ExportType]
         if export_type not in known:
             near = did_you_mean(str(export_type), known)
-            raise ValueError(f"export_type must be one of {', '.join(known)}, got {str(export_type)!r}{near}")
+            raise UnknownNameError(f"export_type must be one of {', '.join(known)}, got {str(export_type)!r}{near}")
         checkpoint = existing_checkpoint(ckpt_path)
         if export_root is None and checkpoint is not None:
             export_root = _run_folder(checkpoint) or checkpoint.parent

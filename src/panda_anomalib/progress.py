@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _WORTH_A_LINE = 10.0  # seconds
+_BETWEEN_LINES = 60.0  # seconds, in logs
 
 
 def track(items: Iterable[T], description: str, total: int | None = None, *, after: float = 0.0) -> Iterator[T]:
@@ -64,11 +65,12 @@ def _drawn(items: Iterable[T], description: str, total: int | None, after: float
 
 def _logged(items: Iterable[T], description: str, total: int | None, after: float) -> Iterator[T]:
     start = time.monotonic()
-    done, said = 0, False
+    done, next_line = 0, start + after
     for item in items:
-        if not said and time.monotonic() - start >= after:
-            said = True
-            logger.info("%s: %s.", description, "started" if total is None else f"{done} of {total}")
+        if (now := time.monotonic()) >= next_line:
+            next_line = now + _BETWEEN_LINES
+            reached = f"{done} of {total}" if total is not None else f"{done} done" if done else "started"
+            logger.info("%s: %s.", description, reached)
         yield item
         done += 1
     if (seconds := time.monotonic() - start) > _WORTH_A_LINE:

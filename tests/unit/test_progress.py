@@ -40,6 +40,14 @@ def test_log_has_a_line_at_the_start_and_one_at_a_late_end(
     assert caplog.messages[1:] == ends
 
 
+def test_log_goes_on_every_minute(seconds: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    """Who reads the log of hours of work sees how far it is."""
+    caplog.set_level(logging.INFO)
+    for item in track(range(6), "Embeddings"):
+        seconds[0] = 25.0 * (item + 1)
+    assert caplog.messages[1:] == ["Embeddings: 3 of 6.", "Embeddings: 6 done in 150 s."]
+
+
 def test_unknown_length(caplog: pytest.LogCaptureFixture) -> None:
     """A generator has no length; one that is given is used."""
     caplog.set_level(logging.INFO)

@@ -18,7 +18,9 @@ import yaml
 from panda_anomalib.benchmark import configuration, read_configuration
 from panda_anomalib.benchmark.configuration import Configuration
 from panda_anomalib.benchmark.sections import build_data, check_data, check_model
+from panda_anomalib.cli import main
 from panda_anomalib.commands import TOOLS
+from panda_anomalib.host_cli import PandaCLI
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STUDIES = sorted((CONFIGS / "paper").glob("*.yaml"))
@@ -102,6 +104,21 @@ def test_head_has_commands_that_work(name: str) -> None:
                 assert word == f"runs/benchmark/{name}"
     if FILES[name].parent.name == "paper":
         assert {command[1] for command in commands} & {"figure", "tsne"}, "no command that draws it"
+
+
+@pytest.mark.parametrize(("name", "minibatches"), [("panda_fig1_collapse", 7850), ("panda_fig1_collapse_small", 120)])
+def test_trainings_of_a_head_are_built(name: str, minibatches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another model in the place of the file's, the file's arguments stay."""
+    monkeypatch.chdir(CONFIGS.parent)
+    built: list[PandaCLI] = []
+    monkeypatch.setattr(PandaCLI, "_run_subcommand", built.append)
+    for _, tool, *words in _commands(FILES[name]):
+        if tool == "train":
+            main([tool, *words])
+    assert [type(cli.model).__name__ for cli in built] == ["Panda", "PandaEwc"]
+    for cli in built:
+        assert cli.model.hparams["minibatches"] == minibatches
+        assert (cli.model.hparams["scorer"], cli.model.hparams["normalization"]) == ("knn", "none")
 
 
 def test_each_study_has_the_published_set_up_and_a_small_one() -> None:

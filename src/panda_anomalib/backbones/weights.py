@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from panda_anomalib.backbones.packaged import PACKAGED, is_packaged, packaged_state_dict
 from panda_anomalib.backbones.weight_files import file_sha256, read_state_dict
+from panda_anomalib.commands import UnknownNameError
 from panda_anomalib.network import is_reachable, is_told_offline
 
 __all__ = ["PACKAGED", "check_backbone", "load_weights", "packaged_state_dict"]
@@ -23,14 +24,14 @@ def check_backbone(name: str) -> None:
     """Refuse a name that timm does not have.
 
     Raises:
-        ValueError: With the nearest names.
+        UnknownNameError: With the nearest names.
     """
     known = timm.list_models()
     architecture, _, tag = name.partition(".")
     if architecture not in known:
         near = difflib.get_close_matches(architecture, known, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(map(repr, near))}?" if near else "timm.list_models() lists them."
-        raise ValueError(f"backbone must be a timm model, got {name!r}; {hint}")
+        raise UnknownNameError(f"backbone must be a timm model, got {name!r}; {hint}")
     if tag and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
         raise ValueError(f"backbone must have a weight tag that timm knows, got {name!r}; known are {tagged}.")
 

@@ -1,10 +1,7 @@
 """Jobs become outcomes: first those that share embeddings, then the others."""
 
 import logging
-import time
-import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,19 +10,11 @@ from panda_anomalib.benchmark.jobs import Job, digest
 from panda_anomalib.benchmark.outcome import Outcome
 from panda_anomalib.benchmark.shared.planning import Group, SharedJob, plan_groups
 from panda_anomalib.benchmark.shared.scoring import ScoringTask
+from panda_anomalib.benchmark.tasks import Executor, Finished
 
-__all__ = ["Executor", "Finished", "Task", "attempt", "run_all", "run_in_turn"]
+__all__ = ["run_all"]
 
 logger = logging.getLogger(__name__)
-
-Task = tuple[Job, Callable[[], Outcome]]
-"""A job, and what does it; both can be sent to another process."""
-
-Finished = tuple[Job, Outcome, str]
-"""A job, its outcome, and when it was started."""
-
-Executor = Callable[[Sequence[Task]], Iterator[Finished]]
-"""Runs tasks, in any order."""
 
 
 def run_all(jobs: Sequence[Job], embeddings: Path | None, execute: Executor) -> Iterator[Finished]:
@@ -46,24 +35,6 @@ def run_all(jobs: Sequence[Job], embeddings: Path | None, execute: Executor) -> 
     yield from execute([(job, partial(run_alone, job)) for job in alone])
 
 
-def run_in_turn(tasks: Sequence[Task]) -> Iterator[Finished]:
-    """Run tasks one after the other, in this process."""
-    for task in tasks:
-        yield attempt(task)
-
-
-def attempt(task: Task) -> Finished:
-    """The outcome of a task, which is a failure if it raised."""
-    job, run = task
-    started, start = _now(), time.perf_counter()
-    try:
-        outcome = run()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other jobs go on and the row tells it
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        outcome = Outcome.failure(reason, "".join(traceback.format_exception(error)), time.perf_counter() - start)
-    return job, outcome, started
-
-
 def _run_group(group: Group, folder: Path, execute: Executor) -> Generator[Finished, None, list[Job]]:
     """Outcomes of jobs that share embeddings; returns those that have to run alone, because there are none."""
     try:
@@ -74,7 +45,7 @@ def _run_group(group: Group, folder: Path, execute: Executor) -> Generator[Finis
     # A seed that draws no split, as those of the published data sets do not, changes nothing in a frozen model.
     equal: dict[str, list[SharedJob]] = {}
     for shared in group.jobs:
-        equal.setdefault(digest([shared.job.model, shared.train_keys, shared.test.keys]), []).append(shared)
+        equal.setdefault(digest([shared.job.model, shared.images]), []).append(shared)
     copies = {first.job.job_id: [shared.job for shared in others] for first, *others in equal.values()}
     tasks = [(first.job, ScoringTask.of(first, file)) for first, *_ in equal.values()]
     for job, outcome, started in execute(tasks):
@@ -83,7 +54,3 @@ def _run_group(group: Group, folder: Path, execute: Executor) -> Generator[Finis
         for copy in copies[job.job_id]:
             yield copy, Outcome({**outcome.columns, **same}, outcome.scores, outcome.traceback), started
     return []
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

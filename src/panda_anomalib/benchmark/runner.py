@@ -2,15 +2,18 @@
 
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pandas as pd
 
+from panda_anomalib.benchmark.checks import run_checks
 from panda_anomalib.benchmark.configuration import read_configuration
-from panda_anomalib.benchmark.execution import Executor, run_all, run_in_turn
+from panda_anomalib.benchmark.execution import run_all
 from panda_anomalib.benchmark.jobs import Job
 from panda_anomalib.benchmark.outcome import Outcome
+from panda_anomalib.benchmark.ray_tasks import RayTasks
 from panda_anomalib.benchmark.store import ResultsFolder
+from panda_anomalib.benchmark.tasks import Executor, run_in_turn
 from panda_anomalib.benchmark.workers import Workers
 from panda_anomalib.progress import track
 from panda_anomalib.quiet import each_warning_once
@@ -35,6 +38,8 @@ def run_benchmark(
     output: Path | str | None = None,
     share_embeddings: bool | None = None,
     processes: int = 1,
+    executor: Literal["processes", "ray"] = "processes",
+    checks: bool = True,
 ) -> BenchmarkResults:
     """Compare models on data sets, as a configuration file says; see ``read_configuration``.
 
@@ -46,7 +51,9 @@ def run_benchmark(
         output: Folder of the results; by default the file's own ``output``, or ``runs/benchmark/<name of the file>``.
         share_embeddings: Whether jobs take the embeddings of frozen networks from one pass; by default as the file
             says, which is yes where it says nothing.
+        checks: Whether to check the protocol at the end, see `panda_anomalib.benchmark.checks`.
         processes: How many jobs run at once, each in a process of its own. One runs them in this process.
+        executor: What these processes are: of this machine, or Ray's, on as many as its cluster has.
 
     Returns:
         The folder and the table of all jobs; what failed is in it, too.
@@ -59,8 +66,10 @@ def run_benchmark(
     """
     if processes < 1:
         raise ValueError(f"jobs must be at least 1 at once, got {processes}.")
-    configuration = read_configuration(config)
     execute: Executor = run_in_turn if processes == 1 else Workers(processes)
+    if executor == "ray":
+        execute = RayTasks(processes)
+    configuration = read_configuration(config)
     folder = Path(output or configuration.output or Path("runs/benchmark") / Path(config).stem)
     shares = configuration.share_embeddings if share_embeddings is None else share_embeddings
     with ResultsFolder(folder, configuration.jobs, configuration.config_hash) as results, each_warning_once():
@@ -71,7 +80,10 @@ def run_benchmark(
         for number, (job, outcome, started) in enumerate(track(finished, "Jobs", total=len(todo)), start=skipped + 1):
             results.save(job, outcome, started)
             _tell(f"{number}/{len(configuration.jobs)}", job, outcome)
-        return BenchmarkResults(folder, results.table())
+        table = results.table()
+        if checks and (todo or not (folder / "checks.json").is_file()):
+            run_checks(folder, configuration.jobs, table)
+        return BenchmarkResults(folder, table)
 
 
 def _tell(number: str, job: Job, outcome: Outcome) -> None:
@@ -81,4 +93,5 @@ def _tell(number: str, job: Job, outcome: Outcome) -> None:
         return
     auroc = columns.get("image_AUROC")
     shown = "no AUROC" if auroc is None else f"AUROC {100 * auroc:.2f} %"
-    logger.info("[%s] %s: %s, %.2f s", number, job.description, shown, columns["job_seconds"])
+    own = columns["job_seconds"] - columns.get("extract_seconds", 0.0)  # a shared pass has had its line
+    logger.info("[%s] %s: %s, %.2f s", number, job.description, shown, own)

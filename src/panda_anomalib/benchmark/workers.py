@@ -3,14 +3,15 @@
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from panda_anomalib.benchmark.execution import Finished, Task, attempt
 from panda_anomalib.benchmark.outcome import Outcome
+from panda_anomalib.benchmark.tasks import Finished, Task, attempt
 
 __all__ = ["Workers"]
 
@@ -48,7 +49,7 @@ class Workers:
                     job = worker.task[0]
                     try:
                         finished: Finished = worker.connection.recv()
-                    except EOFError:
+                    except (EOFError, OSError):  # the other end is gone, maybe in the middle of a message
                         worker.process.join()
                         error = f"RuntimeError: the process of the job died (exit code {worker.process.exitcode})"
                         finished = job, Outcome.failure(error, f"{error}\n", 0.0), ""
@@ -82,12 +83,11 @@ def _serve(connection: "Connection[Any, Any]", threads: int) -> None:
     import faiss
     import torch
 
-    from panda_anomalib.registration import register
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that has started this one, which ends it
 
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     logging.basicConfig(level=logging.ERROR)
-    register()
     while True:
         try:
             task: Task = connection.recv()

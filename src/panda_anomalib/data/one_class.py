@@ -156,7 +156,8 @@ class OneClassData(AnomalibDataModule):
         self.impurities = [path for path in impurities if path not in damage]
         for name, images in train.items():
             if not images:
-                raise ValueError(f"normal_class must have training images, got none for {name!r}; add some.")
+                tested = f", whose {len(test[name])} are to test" if test.get(name) else ""
+                raise ValueError(f"normal_class must have training images, got none for {name!r}{tested}; add some.")
         normal = [path for name in self.normal_classes for path in test.get(name, [])]
         anomalous = [path for name, images in test.items() if name not in self.normal_classes for path in images]
         classes = {path: name for part in (train, test) for name, images in part.items() for path in images}

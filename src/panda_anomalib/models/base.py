@@ -71,7 +71,7 @@ class DetectorMixin(CheckpointMixin, CheckedExport, _Host):
         pooling: ``default`` (the network's own), ``avg``, ``max``, ``gem`` or ``avg+max``.
         normalization: ``none`` (the papers), ``l2``, or ``power_l2`` (signed power, then l2).
         power: Exponent of ``power_l2``.
-        scorer: ``whitening`` (neighbours in whitened space), ``knn`` (the papers), ``kmeans`` or ``center``.
+        scorer: ``whitening`` (neighbours in whitened space), ``knn`` (the papers), ``kmeans``, ``center`` or ``ocsvm``.
         num_neighbors: Neighbours that count, for scorers that have them; by default the scorer's own, 2.
         scorer_args: Further arguments of the scorer, such as ``{"distance": "cosine"}``.
         resize: Shorter side, or (height, width), in pixels; by default as the weights were trained.

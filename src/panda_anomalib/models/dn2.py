@@ -9,6 +9,7 @@ from anomalib.models.components import AnomalibModule
 from torch import Tensor, nn
 from typing_extensions import override
 
+from panda_anomalib.calibration import Calibration
 from panda_anomalib.models.base import DetectorMixin
 from panda_anomalib.models.conditions import fit_conditions
 from panda_anomalib.models.embeddings import EmbeddingStore
@@ -60,6 +61,11 @@ class Dn2(DetectorMixin, AnomalibModule):
 
     @override
     def on_train_start(self) -> None:
+        if len(self.trainer.train_dataloader.dataset) < 2 and isinstance(self.post_processor, Calibration):
+            raise ValueError(
+                "normal training images must be at least 2, got 1: a threshold needs images that can be compared with "
+                "each other; add normal images."
+            )
         # one size however few images there are: those that are added later must get the embeddings of this fit
         batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
         self._prepare_runtime(batch_size)

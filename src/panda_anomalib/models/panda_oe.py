@@ -17,7 +17,7 @@ from panda_anomalib.scorers.logit import LogitScorer
 
 __all__ = ["PandaOe"]
 
-OutlierScorerName = Literal["logit", "knn", "kmeans", "center", "whitening"]
+OutlierScorerName = Literal["logit", "knn", "kmeans", "center", "whitening", "ocsvm"]
 
 
 class PandaOe(AdaptationMixin, AnomalibModule):

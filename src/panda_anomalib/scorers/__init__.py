@@ -7,6 +7,7 @@ from panda_anomalib.scorers.base import Scorer
 from panda_anomalib.scorers.center import CenterScorer
 from panda_anomalib.scorers.kmeans import KMeansScorer
 from panda_anomalib.scorers.knn import KNNScorer
+from panda_anomalib.scorers.ocsvm import OCSVMScorer
 from panda_anomalib.scorers.set_pooling import set_embeddings
 from panda_anomalib.scorers.value import ValueScorer
 from panda_anomalib.scorers.whitening import WhiteningScorer
@@ -15,6 +16,7 @@ __all__ = [
     "CenterScorer",
     "KMeansScorer",
     "KNNScorer",
+    "OCSVMScorer",
     "Scorer",
     "ScorerName",
     "ValueScorer",
@@ -23,13 +25,14 @@ __all__ = [
     "set_embeddings",
 ]
 
-ScorerName = Literal["knn", "kmeans", "center", "whitening"]
+ScorerName = Literal["knn", "kmeans", "center", "whitening", "ocsvm"]
 
 _CLASSES: dict[str, type[Scorer]] = {
     "knn": KNNScorer,
     "kmeans": KMeansScorer,
     "center": CenterScorer,
     "whitening": WhiteningScorer,
+    "ocsvm": OCSVMScorer,
 }
 
 

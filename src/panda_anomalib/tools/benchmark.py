@@ -26,9 +26,21 @@ def make_parser() -> ToolParser:
         "--jobs", type=int, default=1, metavar="N", help="so many at once, in processes of their own (default: 1)"
     )
     parser.add_argument(
+        "--executor",
+        choices=["processes", "ray"],
+        default="processes",
+        help="what runs them: processes of this machine, or Ray (extra: ray) (default: processes)",
+    )
+    parser.add_argument(
         "--share_embeddings",
         choices=["auto", "off"],
         help="whether jobs of a frozen network take its embeddings from one pass (default: as the file says, or auto)",
+    )
+    parser.add_argument(
+        "--checks",
+        choices=["auto", "off"],
+        default="auto",
+        help="near-duplicates, shuffled labels, sources of thresholds, sign of scores (default: auto)",
     )
     return parser
 
@@ -48,7 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     shares = None if arguments.share_embeddings is None else arguments.share_embeddings == "auto"
     folder, table = run_benchmark(
-        arguments.config, output=arguments.output, share_embeddings=shares, processes=arguments.jobs
+        arguments.config,
+        output=arguments.output,
+        share_embeddings=shares,
+        processes=arguments.jobs,
+        executor=arguments.executor,
+        checks=arguments.checks == "auto",
     )
     print_summary(table, folder)
     if failed := int((table["status"] != "done").sum()):

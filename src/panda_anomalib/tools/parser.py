@@ -53,4 +53,5 @@ class ToolParser(argparse.ArgumentParser):
             message = (
                 f"{choice[1]} must be one of {', '.join(known)}, got {choice[2]!r}{did_you_mean(choice[2], known)}"
             )
+        message = re.sub(r"^argument (--\S+): must", r"\1 must", message)
         self.exit(2, f"error: {message}\n")

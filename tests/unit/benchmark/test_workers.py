@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from panda_anomalib.benchmark import run_benchmark
-from panda_anomalib.benchmark.execution import Task
 from panda_anomalib.benchmark.jobs import Job
 from panda_anomalib.benchmark.outcome import Outcome
+from panda_anomalib.benchmark.tasks import Task
 from panda_anomalib.benchmark.workers import Workers
 
 
@@ -39,5 +38,7 @@ def test_a_process_that_dies_takes_one_job_with_it() -> None:
 
 def test_no_processes_are_refused(tmp_path: Path) -> None:
     """Before the file is read."""
+    from panda_anomalib.benchmark import run_benchmark  # here, or each of the processes above would import all models
+
     with pytest.raises(ValueError, match="jobs must be at least 1 at once, got 0"):
         run_benchmark(tmp_path / "none.yaml", processes=0)

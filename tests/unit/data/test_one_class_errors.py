@@ -81,7 +81,7 @@ def test_normal_class_without_training_images(root: Path) -> None:
     """One image of the normal class all goes to the test set."""
     for path in sorted((root / "cat").iterdir())[1:]:
         path.unlink()
-    assert_refused("normal_class must have training images, got none for 'cat'", root)
+    assert_refused("normal_class must have training images, got none for 'cat', whose 1 are to test; add some.", root)
 
 
 def test_one_training_image_is_warned_of(root: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -257,6 +257,19 @@ def test_part_of_the_images_is_said(photographs: Path, tmp_path: Path, caplog: p
     assert "The memory bank holds 16 of 30 training images" in caplog.text
 
 
+def test_one_image_is_refused_before_it_is_embedded(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the conversion of the network to find out. Without a threshold one is enough."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Dn2, "embed_batch", lambda *_: pytest.fail("an image was embedded"))
+        with pytest.raises(ValueError, match="normal training images must be at least 2, got 1: a threshold needs"):
+            engine(tmp_path / "a").fit(seeded(), datamodule=data(photographs, num_train=1))
+    model = seeded(num_neighbors=1, post_processor=False)
+    engine(tmp_path / "b").fit(model, datamodule=data(photographs, num_train=1))
+    assert len(model.training_paths) == 1
+
+
 def test_distances_that_are_not_finite_stop_the_run(photographs: Path, tmp_path: Path) -> None:
     """The images are named; torchmetrics would have returned a number."""
     model, run = seeded(), engine(tmp_path)

@@ -27,6 +27,7 @@ SCORERS: dict[str, dict[str, Any]] = {
     "cosine": {"scorer": "knn", "scorer_args": {"distance": "cosine"}},
     "kmeans": {"scorer": "kmeans", "scorer_args": {"num_means": 4}},
     "center": {"scorer": "center"},
+    "ocsvm": {"scorer": "ocsvm"},
     "whitening": {"scorer": "whitening", "scorer_args": {"n_components": 6, "shrinkage": 0.0}},
 }
 

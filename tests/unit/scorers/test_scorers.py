@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import reference
 import torch
+from sklearn.svm import OneClassSVM
 from torch import Tensor
 
 from panda_anomalib.scorers import (
     CenterScorer,
     KMeansScorer,
     KNNScorer,
+    OCSVMScorer,
     Scorer,
     WhiteningScorer,
     make_scorer,
@@ -30,8 +32,9 @@ SCORERS = [
     WhiteningScorer(),
     WhiteningScorer(5, shrinkage=0.0),
     WhiteningScorer(0.8, score="center", shrinkage=0.1),
+    OCSVMScorer(),
 ]
-IDS = ["knn", "cosine", "euclidean", "kmeans", "center", "whitening", "whitening-pca", "whitening-center"]
+IDS = ["knn", "cosine", "euclidean", "kmeans", "center", "whitening", "whitening-pca", "whitening-center", "ocsvm"]
 
 
 @pytest.fixture
@@ -232,6 +235,17 @@ def test_whitening_of_everything_makes_a_simplex() -> None:
     np.testing.assert_allclose(knn.neighbors(points, 3)[0][:, 1:], np.full((3, 2), 4.0), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("nu", "gamma"), [(0.5, None), (0.1, 0.02)])
+def test_ocsvm_is_scikit_learns(nu: float, gamma: float | None, normal: Tensor, queries: Tensor) -> None:
+    """Its decision function with the sign turned, but for a shift and the sum of the weights."""
+    scorer = OCSVMScorer(nu, gamma=gamma)
+    scorer.fit(normal)
+    machine = OneClassSVM(nu=nu, gamma=gamma or "scale", tol=1e-6).fit(normal.double().numpy())
+    similarity = machine.score_samples(queries.double().numpy()) / machine.dual_coef_.sum()
+    np.testing.assert_allclose(scorer(queries), 1 - similarity, rtol=1e-4, atol=1e-6)
+    assert len(scorer.support) >= nu * len(normal)
+
+
 @pytest.mark.parametrize("scorer", SCORERS, ids=IDS)
 def test_state_loads_into_an_unfitted_scorer(scorer: Scorer, normal: Tensor, queries: Tensor) -> None:
     """A bank of any length comes back bit for bit."""
@@ -336,7 +350,9 @@ def test_embeddings_that_are_not_finite(scorer: Scorer, normal: Tensor) -> None:
         ("whitening", {"score": "max"}, "score must be knn or center, got 'max'"),
         ("center", {"num_neighbors": 3}, "scorer 'center' accepts no arguments, got num_neighbors"),
         ("knn", {"neighbors": 3}, "scorer 'knn' accepts num_neighbors, distance, reduction, index, got neighbors"),
-        ("svm", {}, "scorer must be one of knn, kmeans, center, whitening, got 'svm'"),
+        ("ocsvm", {"nu": 0}, "nu must be above 0 and at most 1, got 0"),
+        ("ocsvm", {"gamma": 0.0}, "gamma must be above 0, got 0.0"),
+        ("svm", {}, "scorer must be one of knn, kmeans, center, whitening, ocsvm, got 'svm'"),
     ],
 )
 def test_arguments_not_accepted(name: str, arguments: dict[str, object], message: str) -> None:

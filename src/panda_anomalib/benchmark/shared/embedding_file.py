@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,5 +134,5 @@ def image_key(path: str) -> str:
 
 
 def path_of(key: str) -> str:
-    """Absolute path of the image that a key is of."""
-    return key.split(" ", 2)[2]
+    """Absolute path of the image that a key is of; one string for all jobs that name it."""
+    return sys.intern(key.split(" ", 2)[2])

@@ -35,7 +35,10 @@ def embedding_kind(job: Job, model: Any, datamodule: AnomalibDataModule) -> dict
         return None
     settings = {name: model.hparams[name] for name in sorted(_OF_THE_BACKBONE)}
     images = len(datamodule.train_data) + len(datamodule.test_data)
-    runtime = choose_runtime(model.hparams["runtime"], torch.device(job.accelerator), images)
+    try:
+        runtime = choose_runtime(model.hparams["runtime"], torch.device(job.accelerator), images)
+    except ValueError:  # it cannot run here: the job fails with that
+        return None
     kind = {
         **settings,
         "runtime": runtime,

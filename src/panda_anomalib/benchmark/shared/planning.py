@@ -41,6 +41,8 @@ class SharedJob(NamedTuple):
     job: Job
     train_keys: list[str]
     test: TestImages
+    images: str
+    """Hash of both: jobs of different seeds may have the same."""
 
 
 @dataclass
@@ -78,6 +80,7 @@ class _Images(NamedTuple):
     datamodule: AnomalibDataModule
     train_keys: list[str]
     test: TestImages
+    digest: str
 
 
 def plan_groups(jobs: Sequence[Job]) -> tuple[list[Group], list[Job]]:
@@ -100,7 +103,7 @@ def plan_groups(jobs: Sequence[Job]) -> tuple[list[Group], list[Job]]:
             if (kind := embedding_kind(job, model, images.datamodule)) is None:
                 continue
             group = groups.setdefault(digest(kind), Group(kind, model))
-            group.jobs.append(SharedJob(job, images.train_keys, images.test))
+            group.jobs.append(SharedJob(job, images.train_keys, images.test, images.digest))
             _add_sources(group, images, keys)
     grouped = {shared.job.job_id for group in groups.values() for shared in group.jobs}
     return list(groups.values()), [job for job in jobs if job.job_id not in grouped]
@@ -127,7 +130,8 @@ def _set_up(job: Job, keys: _Keys) -> _Images | None:
     except Exception as error:  # noqa: BLE001 - the job itself meets it again, and its row tells it
         logger.debug("%s cannot share embeddings: %s", job.description, error)
         return None
-    return _Images(datamodule, sorted(train, key=path_of), test)
+    train.sort(key=path_of)
+    return _Images(datamodule, train, test, digest([train, test.keys]))
 
 
 def _model(job: Job, models: dict[str, Any]) -> Any:

@@ -25,6 +25,7 @@ SCORERS: list[dict[str, Any]] = [
     {"scorer": "kmeans", "scorer_args": {"num_means": 3}},
     {"scorer": "center", "normalization": "l2"},
     {"scorer": "whitening"},
+    {"scorer": "knn", "cleaning": 0.2},
 ]
 
 
@@ -106,6 +107,7 @@ def test_random_weights_are_those_of_the_seed() -> None:
     assert len(list(Path("together/embeddings").iterdir())) == 2
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")  # of verdicts, which there are none of
 def test_what_changes_images_or_fails_runs_alone() -> None:
     """Too many neighbours fail one job; a post-processor of anomalib's is no business of a shared pass."""
     table = _run("together", [{"num_neighbors": 1000}, {"post_processor": False}, {"scorer": "center"}], [0])
