@@ -125,7 +125,8 @@ def test_configurations_of_sets_train(tmp_path: Path) -> None:
     normal, anomalous = table.groupby("label")["distance"].mean()
     assert anomalous > normal
     checkpoint = ["--ckpt_path", str(run / "weights/lightning/model.ckpt")]
-    main(["predict", "--model", "Dn2Set", *QUICK, *configs[2:], *root, *small, *checkpoint, *QUIET])
+    place = ["--default_root_dir", str(tmp_path / "results")]
+    main(["predict", "--model", "Dn2Set", *QUICK, *configs[2:], *root, *small, *checkpoint, *QUIET, *place])
     predicted = pd.read_csv(next(tmp_path.rglob("predict/predictions.csv")))
     assert predicted["distance"].tolist() == pytest.approx(table["distance"].tolist(), rel=1e-6)
     assert predicted["images"].tolist() == table["images"].tolist()
