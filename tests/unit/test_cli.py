@@ -184,7 +184,10 @@ def test_unknown_names_get_a_suggestion(photos: Path, capsys: pytest.CaptureFixt
         ([*MODEL, "--model.scorr", "knn", *data], "unknown option --model.scorr of Dn2; did you mean --model.scorer?"),
         (["--model", "Dn3", *data], "--model must be the name of a model, got 'Dn3'; did you mean 'Dn2'?"),
         ([*MODEL, "--data", "OneClassFoldr"], "--data must be the name of a datamodule, got 'OneClassFoldr'; did you"),
-        ([*MODEL, "--model.scorer", "knnn", *data], "--model.scorer must be one of knn, kmeans, center, whitening,"),
+        (
+            [*MODEL, "--model.scorer", "knnn", *data],
+            "--model.scorer must be one of knn, kmeans, center, whitening, ocsvm,",
+        ),
         (["--model", "Dn2", "--model.backbone", "resnt18", *data], "backbone must be a timm model, got 'resnt18'; did"),
     ):
         assert _exit_code("train", *arguments, "--seed_everything", "false") == 2

@@ -61,7 +61,14 @@ class OCSVMScorer(Scorer):
     def forward(self, embeddings: Tensor) -> Tensor:
         if len(self.support) == 0:
             self._require_fitted()
-        # not the matmul form, whose last digits depend on the batch
-        distances = torch.cdist(embeddings.float(), self.support, compute_mode="donot_use_mm_for_euclid_dist")
-        kernel = torch.exp(-self.width * distances.square())
+        kernel = torch.exp(-self.width * self._squared_distances(embeddings.float()))
         return (1 - (kernel * self.weights).sum(dim=1)).clamp_min(0)
+
+    def _squared_distances(self, embeddings: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # in an export: ONNX has no cdist
+            center = self.support.mean(dim=0)  # near which little is lost by the difference of large numbers
+            rows, columns = embeddings - center, self.support - center
+            squares = rows.square().sum(dim=1, keepdim=True) + columns.square().sum(dim=1)
+            return (squares - 2 * rows @ columns.T).clamp_min(0)
+        # not the matmul form, whose last digits depend on the batch
+        return torch.cdist(embeddings, self.support, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -80,4 +80,4 @@ def test_json_for_bug_reports(checks: list[str], capsys: pytest.CaptureFixture[s
 def test_limit_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
     """Or every check would hang."""
     assert _doctor("--limit", "0") == 2
-    assert "--limit: must be a number of seconds above 0, got '0'" in capsys.readouterr().err
+    assert "--limit must be a number of seconds above 0, got '0'" in capsys.readouterr().err

@@ -117,7 +117,9 @@ def test_anomalib_without_our_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are named."""
     import anomalib.models
 
-    monkeypatch.setattr(anomalib.models, "list_models", lambda: {"patchcore", "dn2", "panda", "panda_ewc", "panda_ses"})
+    monkeypatch.setattr(
+        anomalib.models, "list_models", lambda: {"patchcore", "dn2", "dn2_set", "panda", "panda_ewc", "panda_ses"}
+    )
     finding = check_anomalib()
     assert finding.status == "error"
     assert finding.found.endswith("does not list our models pandajoint, pandaoe")

@@ -341,7 +341,7 @@ def test_configuration_from_omegaconf_gives_a_checkpoint_that_loads(photographs:
     ("arguments", "message"),
     [
         ({"backbone": "resnet5o"}, "backbone must be a timm model, got 'resnet5o'"),
-        ({"scorer": "lof"}, "scorer must be one of knn, kmeans, center, whitening, got 'lof'"),
+        ({"scorer": "lof"}, "scorer must be one of knn, kmeans, center, whitening, ocsvm, got 'lof'"),
         ({"scorer": "center", "num_neighbors": 2}, "scorer 'center' accepts no arguments, got num_neighbors"),
         ({"false_positive_rate": 5}, "false_positive_rate must be between 0 and 1, got 5"),
         ({"normalization": "l1"}, "normalization must be none, l2 or power_l2, got 'l1'"),
