@@ -111,7 +111,7 @@ def test_trainings_of_a_head_are_built(name: str, minibatches: int, monkeypatch:
     """With another model in the place of the file's, the file's arguments stay."""
     monkeypatch.chdir(CONFIGS.parent)
     built: list[PandaCLI] = []
-    monkeypatch.setattr(PandaCLI, "_run_subcommand", built.append)
+    monkeypatch.setattr(PandaCLI, "_run_subcommand", lambda cli: built.append(cli))  # noqa: PLW0108 - a method must be a function
     for _, tool, *words in _commands(FILES[name]):
         if tool == "train":
             main([tool, *words])

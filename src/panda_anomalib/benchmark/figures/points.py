@@ -91,7 +91,7 @@ def published_value(jobs: pd.DataFrame) -> tuple[str, float] | None:
 def _part(column: str, value: Any) -> str:
     if pd.isna(value):
         return ""
-    if "." not in column or (isinstance(value, str) and value not in ("true", "false")):
+    if "." not in column or (isinstance(value, str) and value not in ("true", "false", "none")):
         return str(value)
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     return f"{column.rpartition('.')[2]}={shown}"
