@@ -96,7 +96,7 @@ def draw_tsne(
     points = tsne_points(embeddings.to_numpy(), seed)
     picture.parent.mkdir(parents=True, exist_ok=True)
     panels = {name: np.asarray(classes == name) for name in normal_classes}
-    draw_png(picture, 0.6 + 3.8 * len(panels), 4.4, lambda canvas: _paint(canvas, points, panels, title))
+    draw_png(picture, 0.6 + 3.8 * len(panels), 4.9, lambda canvas: _paint(canvas, points, panels, title))
     table = picture.with_suffix(".csv")
     drawn = embeddings.index.to_frame(index=False).assign(x=points[:, 0], y=points[:, 1])
     write_atomically(table, lambda path: drawn.to_csv(path, index=False))
@@ -107,9 +107,10 @@ def draw_tsne(
 def _paint(canvas: Figure, points: NDArray[Any], panels: Mapping[str, NDArray[np.bool_]], title: str) -> None:
     grid: Any = canvas.subplots(1, len(panels), squeeze=False)[0]
     for axes, (name, normal) in zip(grid, panels.items(), strict=True):
-        for chosen, color, label in ((~normal, _ANOMALOUS, "anomalous"), (normal, _NORMAL, f"normal: {name}")):
+        for chosen, color, label in ((~normal, _ANOMALOUS, "anomalous"), (normal, _NORMAL, "normal")):
             axes.scatter(*points[chosen].T, s=7, color=color, label=label, alpha=0.75, linewidths=0)
-        axes.set(xticks=[], yticks=[], box_aspect=1)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=10, markerscale=2.5)
+        axes.set(xticks=[], yticks=[], box_aspect=1, xlabel=f"normal: {name}")
+    shown = grid[0].get_legend_handles_labels()
+    canvas.legend(*shown, loc="outside lower center", ncols=2, fontsize=10, markerscale=2.5)
     if title:
         canvas.suptitle(title, fontsize=11)
