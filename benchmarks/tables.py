@@ -306,6 +306,8 @@ def side_by_side() -> str:
     demo, screw = (table[table["set"] == name] for name in ("demo", "mvtec"))
     lines = ["| model | demo | MVTec screw | fit | test | memory | checkpoint |", "|---|---|---|---|---|---|---|"]
     for name, text in SIDE_BY_SIDE.items():
+        if name not in table.index:
+            continue
         aurocs = [100 * rows.loc[[name], "auroc"].mean() if name in rows.index else None for rows in (demo, screw)]
         cells = ["-" if auroc is None else f"{auroc:.1f}" for auroc in aurocs]
         if name in screw.index:
